@@ -1,0 +1,1 @@
+"""How fast, how big, against whom: reproducible measurements of streamgate beside its peers. See README.md."""

@@ -1,0 +1,1 @@
+"""Where a request goes: paths, pools, balance. Decisions only; synchronous; no Sanic, no sockets."""

@@ -1,0 +1,1 @@
+"""What stays open: the relay and the registry of everything open now."""

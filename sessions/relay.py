@@ -1,0 +1,475 @@
+"""Upstream stream → client: bytes as they came, back-pressure both ways, one watchdog, one terminal state.
+
+A relay carries one exchange through all its attempts. The upstream connection calls it with what it parsed (``on_head``,
+``on_body``, ``on_end``, ``on_lost``), the client's connection with what it feels (``client_paused``, ``client_gone``); neither
+waits for it, and per chunk there is no task, timer, log line or copy beyond the chunk frame. What it holds of a stream is bounded
+by the client transport's high-water mark (64 KiB) and one read (256 KiB): past that the upstream is not read.
+
+Nothing is committed before the first byte of an AI stream's body: until then every fault is a status, and another
+attempt is possible; any other head goes out with the first read of the body or when that read brings none. After it a fault becomes one in-band event in the client's dialect where the framing allows one, else the
+connection is cut, so that no client can take a part for the whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from sessions.sse import StreamEnd
+from streamgate.errors import (
+    ClientClosed,
+    ClientStalled,
+    Fault,
+    FirstByteTimeout,
+    IdleTimeout,
+    RequestTimeout,
+    TotalTimeout,
+    UpstreamFault,
+    UpstreamTruncated,
+    in_band,
+)
+from streamgate.exchange import Dialect, Exchange, State, Terminal
+from streamgate.headers import Headers
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class Upstream(Protocol):
+    """What a relay asks of an upstream connection."""
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def abandon(self, gone_at: float | None = None) -> None:
+        """Close now; nothing more will come. ``gone_at`` is when the client left, if that is why."""
+
+
+class Client(Protocol):
+    """What a relay asks of a client's connection."""
+
+    def write(self, data: bytes) -> None: ...
+    def waiting_bytes(self) -> int:
+        """Bytes the client has not taken yet."""
+        ...
+
+    def cut(self) -> None:
+        """Close now, losing what waits: the client must not take this for a complete answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Deadlines in seconds, None for off. ``body_s`` and ``write_s`` are the client's, the others the upstream's."""
+
+    first_byte_s: float | None = 60.0
+    idle_s: float | None = 120.0
+    total_s: float | None = None
+    body_s: float = 30.0
+    write_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An upstream's response head. ``length`` None with ``chunked`` false means: until the connection ends."""
+
+    status: int
+    reason: bytes
+    headers: Headers
+    length: int | None
+    chunked: bool
+    has_body: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How our answer is framed for this client: the composed head, and how its body ends.
+
+    ``chunked``: in chunks. ``open``: with the connection (HTTP/1.0). Neither: by its length, which nothing may be added to.
+    ``stream``: an event stream or the like, timed by its tokens; ``watched``: one whose dialect has a terminal event; ``adds``:
+    an event of ours can be read in it.
+    """
+
+    head: bytes
+    chunked: bool
+    open: bool
+    stream: bool
+    watched: bool
+    adds: bool
+
+
+class Again(Exception):
+    """Not an error: the judge wants another attempt after ``wait_s`` seconds."""
+
+    def __init__(self, reason: str, wait_s: float, response: Response | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.wait_s = wait_s
+        self.response = response
+
+
+@dataclass(slots=True)
+class Hooks:
+    """What others want to know or decide. ``judge`` may raise Again; ``compose`` frames the answer for this client."""
+
+    judge: Callable[[Response], None]
+    compose: Callable[[Response], Framing]
+    interim: Callable[[Response], bytes | None]
+    trailer: Callable[[Headers], bytes]
+    gap: Callable[[float], None]
+    first: Callable[[float], None]
+
+
+class Relay:
+    """One exchange's way from upstream to client. ``done`` is the future of the current attempt."""
+
+    __slots__ = (
+        "_adds",
+        "_body_seen",
+        "_chunked",
+        "_client",
+        "_end",
+        "_exchange",
+        "_head",
+        "_hooks",
+        "_idle_armed",
+        "_last",
+        "_limits",
+        "_loop",
+        "_mark",
+        "_now",
+        "_open",
+        "_out",
+        "_paused_at",
+        "_responding",
+        "_size",
+        "_stream",
+        "_upstream",
+        "_waiting_bytes",
+        "_watch",
+        "done",
+        "limit_bytes",
+        "upload_blocked",
+        "uploading",
+    )
+
+    def __init__(
+        self, exchange: Exchange, client: Client, limits: Limits, hooks: Hooks, now: Callable[[], float]
+    ) -> None:
+        self._exchange = exchange
+        self._client = client
+        self._limits = limits
+        self._hooks = hooks
+        self._now = now
+        self._loop = asyncio.get_running_loop()
+        self._upstream: Upstream | None = None
+        self._out: list[bytes] = []
+        self._head: bytes | None = None
+        self._chunked = self._open = self._adds = self._stream = self._responding = self._body_seen = self._idle_armed = False
+        self._end: StreamEnd | None = None
+        self._mark = exchange.started_at
+        self._last = 0.0
+        self._size = 0
+        self._paused_at: float | None = None
+        self._waiting_bytes = 0
+        self._watch: asyncio.TimerHandle | None = None
+        self.uploading = False
+        self.upload_blocked = False
+        self.limit_bytes: int | None = None
+        """Set when the client left and the rest is only read to its end: how much of it at most."""
+        self.done: asyncio.Future[None] = self._loop.create_future()
+
+    # -- one attempt ---------------------------------------------------------------------------------------------------
+
+    def begin(self, upstream: Upstream, *, uploading: bool) -> asyncio.Future[None]:
+        """Watch a new attempt over ``upstream``. The future ends when the answer has been delivered or has broken after commit;
+        it raises a Fault when nothing is committed, or Again."""
+        self._upstream = upstream
+        self.uploading = uploading
+        self.upload_blocked = False
+        self._responding = self._idle_armed = False
+        self._mark = self._now()
+        self._end = None
+        self._size = 0
+        self.done = self._loop.create_future()
+        self._arm()
+        if self._paused_at is not None:
+            upstream.pause_reading()
+        return self.done
+
+    def uploaded(self, *, finished: bool) -> None:
+        """Body bytes went up, or the last of them: the upstream's time begins anew."""
+        self._mark = self._now()
+        if finished:
+            self.uploading = False
+
+    # -- from the upstream connection ----------------------------------------------------------------------------------
+
+    def on_interim(self, response: Response) -> None:
+        """A 1xx came: pass it on where this client can read one (RFC 9110 §15.2)."""
+        self._mark = self._now()
+        head = self._hooks.interim(response)
+        if head is not None and self._head is None and not self._exchange.committed and self.limit_bytes is None:
+            self._client.write(head)
+
+    def on_head(self, response: Response) -> bool:
+        """The final response head came. False: this attempt is over, the connection is of no more use."""
+        try:
+            self._hooks.judge(response)
+        except Again as again:
+            self._fail_attempt(again)
+            return False
+        self._responding = True
+        self._mark = self._now()
+        framing = self._hooks.compose(response)
+        self._exchange.status = response.status
+        self._head = framing.head
+        self._chunked = framing.chunked
+        self._open = framing.open
+        self._adds = framing.adds
+        self._stream = framing.stream
+        if framing.watched:
+            self._end = StreamEnd(self._exchange.dialect)
+        return True
+
+    def on_body(self, data: bytes) -> None:
+        """Content, exactly as it came. Written by ``flush``, once per read."""
+        self._out.append(data)
+
+    def flush(self, *, ended: bool = False, trailers: Headers | None = None) -> None:
+        """Write what one read of the upstream brought; ``ended`` when its framing says that this was all."""
+        out = self._out
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._content(data, ended=ended, trailers=trailers)
+        elif ended and self._end is None:
+            self._write(self._last_chunk(trailers) if self._chunked else b"")
+        elif self._head is not None and self._end is None:
+            self._write(b"")  # the body takes its time: let the head go ahead of it
+        if ended:
+            if self._end is not None:
+                self._finish_watched(trailers)
+            else:
+                self._settle(Terminal.COMPLETE, None)
+        elif not self._idle_armed and self._responding and (self._body_seen or self._end is None):
+            self._idle_armed = True  # the next deadline may be nearer than the one that is watched
+            self._arm()
+
+    def _content(self, data: bytes, *, ended: bool, trailers: Headers | None) -> None:
+        now = self._now()
+        self._mark = now
+        exchange = self._exchange
+        size = len(data)
+        exchange.bytes_out += size
+        self._size += size
+        if self._end is not None:
+            self._end.feed(data)
+        if not self._body_seen:
+            self._body_seen = True
+            exchange.first_byte_at = now
+            if self._stream:
+                self._hooks.first(now - exchange.started_at)
+        elif self._stream:
+            self._hooks.gap(now - self._last)
+        self._last = now
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (size, data)
+            if ended and self._end is None:
+                data += self._last_chunk(trailers)
+        self._write(data)
+
+    def _last_chunk(self, trailers: Headers | None) -> bytes:
+        return b"0\r\n" + self._hooks.trailer(trailers) + b"\r\n" if trailers else LAST_CHUNK
+
+    def on_lost(self, fault: UpstreamFault) -> None:
+        """The upstream's connection ended, or what came over it is no HTTP, before the answer was whole."""
+        if self.done.done():
+            return
+        self.flush()
+        if self._end is not None and self._end.complete:
+            self._finish_watched(None)
+        else:
+            self.fail(fault)
+
+    # -- from the client's connection ----------------------------------------------------------------------------------
+
+    def client_paused(self) -> None:
+        """The client's buffer is full: stop reading the upstream until it has room."""
+        if self._paused_at is None:
+            self._paused_at = self._now()
+            self._waiting_bytes = self._client.waiting_bytes()
+            if self._upstream is not None:
+                self._upstream.pause_reading()
+                self._arm()
+
+    def client_resumed(self) -> None:
+        """There is room again; the time the client took is not the upstream's silence."""
+        if self._paused_at is not None:
+            self._paused_at = None
+            self._mark = self._now()
+            if self._upstream is not None:
+                self._upstream.resume_reading()
+                self._arm()
+
+    def client_gone(self, now: float) -> None:
+        """The client went away: its upstream connection is closed at once, before anything else happens.
+
+        After the terminal event that is how SDKs say thank you (openai-python breaks at ``[DONE]``), and success.
+        """
+        self._exchange.gone_at = now
+        finished = self._end is not None and self._end.complete
+        self._stop_watch()
+        if self._upstream is not None and not self.done.done():
+            self._upstream.abandon(None if finished else now)
+        self._settle(Terminal.COMPLETE if finished else Terminal.CLIENT_CLOSED, None if finished else ClientClosed())
+
+    def let_go(self, now: float, limit_bytes: int, limit_s: float) -> bool:
+        """The client went away, but the rest is wanted: read on, writing nowhere, within bounds.
+
+        False where there is nothing to read on for: before the request was sent whole, or after the end.
+        """
+        if self._upstream is None or self.done.done() or self.uploading:
+            return False
+        self._exchange.gone_at = now
+        self.limit_bytes = limit_bytes
+        self._limits = Limits(
+            self._limits.first_byte_s, self._limits.idle_s, (now - self._exchange.started_at) + limit_s, 1.0, limit_s
+        )
+        self.client_resumed()
+        self._exchange.end(Terminal.CLIENT_CLOSED, ClientClosed())
+        self._size = 0
+        self._arm()
+        return True
+
+    @property
+    def drained_bytes(self) -> int | None:
+        """Bytes read after the client had left, where that was asked for."""
+        return self._size if self.limit_bytes is not None else None
+
+    # -- endings -------------------------------------------------------------------------------------------------------
+
+    def fail(self, fault: Fault) -> None:
+        """End this attempt with a fault: a status while nothing is committed, else in band or by cutting the connection."""
+        if self.done.done():
+            return
+        if self._upstream is not None:
+            self._upstream.abandon()
+        if not self._exchange.committed:
+            self._head = None
+            self._fail_attempt(fault)
+            return
+        if isinstance(fault, ClientStalled):
+            self._client.cut()
+        elif self._adds and (self._chunked or self._open):
+            self._break(fault)
+        elif self.limit_bytes is None:
+            self._client.cut()
+        self._settle(fault.terminal, fault)
+
+    def _break(self, fault: Fault) -> None:
+        """One in-band error at an event boundary, no terminal event, and a proper end of the body.
+
+        Where the provider has reported an error itself, that one stands.
+        """
+        end = self._end
+        event = b""
+        if end is None or not end.failed:
+            event = in_band(fault, self._exchange.dialect, self._exchange.request_id)
+            if end is not None and not end.at_boundary:
+                event = b"\n\n" + event  # nothing can take a part of an event back; at least it ends here
+        self._exchange.bytes_out += len(event)
+        if event:
+            self._write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
+        if self._chunked:
+            self._write(LAST_CHUNK)
+
+    def _finish_watched(self, trailers: Headers | None) -> None:
+        end = self._end
+        if self.done.done():
+            return
+        if end is None or end.complete:
+            if self._chunked:
+                self._write(self._last_chunk(trailers))
+            self._settle(Terminal.COMPLETE, None)
+        elif end.failed:
+            self.fail(UpstreamFault("The provider reported an error in the stream", note="in-band error of the upstream"))
+        else:
+            self.fail(UpstreamTruncated("The upstream ended the stream without its terminal event"))
+
+    def _settle(self, terminal: Terminal, fault: Fault | None) -> None:
+        self._stop_watch()
+        self._exchange.end(terminal, fault)
+        if not self.done.done():
+            self.done.set_result(None)
+        self._upstream = None
+
+    def _fail_attempt(self, reason: Fault | Again) -> None:
+        self._stop_watch()
+        self._out.clear()
+        if self._upstream is not None:
+            self._upstream.abandon()
+            self._upstream = None
+        if not self.done.done():
+            self.done.set_exception(reason)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        if self.limit_bytes is not None:
+            if self._size > self.limit_bytes:
+                self.fail(UpstreamFault("The rest of the answer was larger than is read on for"))
+            return
+        head = self._head
+        if head is not None:
+            self._head = None
+            self._exchange.move(State.STREAMING)  # committed
+            data = head + data
+        self._client.write(data)
+
+    # -- the watchdog --------------------------------------------------------------------------------------------------
+
+    def _overdue(self, now: float) -> tuple[float, Fault | None]:
+        """(seconds until something may be overdue, what is overdue now)."""
+        limits = self._limits
+        at = now + 3600.0
+        fault: type[Fault] = TotalTimeout
+        if limits.total_s is not None:
+            at = self._exchange.started_at + limits.total_s
+        mine_fault: type[Fault]
+        if self._paused_at is not None:
+            mine, mine_fault = self._paused_at + limits.write_s, ClientStalled
+        elif self.uploading and not self._responding and not self.upload_blocked:
+            mine, mine_fault = self._mark + limits.body_s, RequestTimeout
+        elif self._body_seen or (self._responding and self._end is None):
+            mine, mine_fault = self._mark + (limits.idle_s or 3600.0), IdleTimeout
+        else:
+            mine, mine_fault = self._mark + (limits.first_byte_s or 3600.0), FirstByteTimeout
+        if mine < at:
+            at, fault = mine, mine_fault
+        if at > now:
+            return at - now, None
+        if fault is ClientStalled and (waiting := self._client.waiting_bytes()) < self._waiting_bytes:
+            self._waiting_bytes = waiting  # slow, not stalled
+            self._paused_at = now
+            return limits.write_s, None
+        return 0.0, fault(close=fault is RequestTimeout)
+
+    def _arm(self) -> None:
+        self._stop_watch()
+        wait_s, _ = self._overdue(self._now())
+        self._watch = self._loop.call_later(wait_s, self._look)
+
+    def _look(self) -> None:
+        self._watch = None
+        if self.done.done():
+            return
+        wait_s, fault = self._overdue(self._now())
+        if fault is not None:
+            self.fail(fault)
+        else:
+            self._watch = self._loop.call_later(wait_s, self._look)
+
+    def _stop_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None

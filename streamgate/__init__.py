@@ -1,0 +1,1 @@
+"""The gate: what is admitted, refused, changed and recorded; configuration; the edge."""

@@ -1,0 +1,5 @@
+"""``python -m streamgate`` is ``streamgate``."""
+
+from streamgate.cli.main import main
+
+main()

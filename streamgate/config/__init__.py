@@ -1,0 +1,1 @@
+"""What the user wrote: loaded, checked, compiled into one immutable snapshot, swapped whole."""

@@ -1,0 +1,66 @@
+"""The whole language: what a user may write, each key with its default and a sentence on what it does.
+
+Everything here is frozen. Durations are seconds, sizes bytes, `off` is None. The sections live beside this file, one
+for each top-level key; they are named here so that a reader needs one import.
+"""
+
+from pydantic import Field
+
+from streamgate.config.section import Later, Section
+from streamgate.config.spec_gate import DisconnectDrain, EdgeLimits, EdgeTimeouts, Gate, State, Telemetry, Tls
+from streamgate.config.spec_route import Match, Respond, Retries, Rewrite, Route, Target
+from streamgate.config.spec_service import Credentials, EndpointSpec, PoolLimits, Service, Timeouts, UpstreamTls
+
+__all__ = [
+    "Credentials",
+    "DisconnectDrain",
+    "EdgeLimits",
+    "EdgeTimeouts",
+    "EndpointSpec",
+    "Gate",
+    "Match",
+    "PoolLimits",
+    "Respond",
+    "Retries",
+    "Rewrite",
+    "Route",
+    "Service",
+    "Spec",
+    "State",
+    "Target",
+    "Telemetry",
+    "Timeouts",
+    "Tls",
+    "UpstreamTls",
+]
+
+
+class Spec(Section):
+    """The configuration of a gate."""
+
+    gate: Gate = Field(default_factory=Gate)
+    """The process: where it listens, whom it believes, what it bears."""
+    state: State = Field(default_factory=State)
+    """What is shared between workers and machines, and where."""
+    services: tuple[Service, ...] = ()
+    """The upstreams that routes name."""
+    routes: tuple[Route, ...] = ()
+    """Which requests go where."""
+    telemetry: Telemetry = Field(default_factory=Telemetry)
+    """What is told about each exchange, and to whom."""
+    models: Later = None
+    """Not available in this version."""
+    flags: Later = None
+    """Not available in this version."""
+    auth: Later = None
+    """Not available in this version."""
+    limits: Later = None
+    """Not available in this version."""
+    rooms: Later = None
+    """Not available in this version."""
+    media: Later = None
+    """Not available in this version."""
+    plugins: Later = None
+    """Not available in this version."""
+    canary: Later = None
+    """Not available in this version."""

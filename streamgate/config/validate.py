@@ -1,0 +1,149 @@
+"""What no section can see alone: ids that lead nowhere, routes that shadow each other, settings that contradict.
+
+Pure: what a file says about itself is asked through `why_unreadable`. Every check yields findings with their place in
+the document; `reads` names the other places they rest on.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator
+from itertools import chain, product
+from pathlib import Path
+
+from streamgate.config.problem import Finding, Loc
+from streamgate.config.sentences import quoted
+from streamgate.config.spec import Route, Service, Spec
+
+WhyUnreadable = Callable[[Path], str | None]
+"""Why a file cannot be read, None when it can."""
+Shown = Callable[[str], str]
+"""How a value of the document is shown in a message, or hidden."""
+
+
+def cross_check(spec: Spec, *, why_unreadable: WhyUnreadable, shown: Shown = quoted) -> tuple[Finding, ...]:
+    """Everything that is wrong between the sections of a configuration, errors and warnings."""
+    return (
+        *_gate(spec, why_unreadable),
+        *_twice("services", [service.id for service in spec.services], shown),
+        *_twice("routes", [route.id for route in spec.routes], shown),
+        *chain.from_iterable(_service(i, one, why_unreadable) for i, one in enumerate(spec.services)),
+        *chain.from_iterable(_route(i, one, spec, shown) for i, one in enumerate(spec.routes)),
+        *_shadowed(spec),
+        *_unused(spec),
+    )
+
+
+def _gate(spec: Spec, why_unreadable: WhyUnreadable) -> Iterator[Finding]:
+    gate = spec.gate
+    if gate.workers > 1 and not spec.state.is_shared:
+        message = "more than one worker cannot share memory://; set state.url to redis://HOST:PORT, or workers to 1"
+        yield Finding(("gate", "workers"), message, reads=(("state", "url"),))
+    if gate.admin is not None and not gate.admin.is_loopback and gate.admin_token is None:
+        message = "can be reached from other machines; set gate.admin_token, or bind it to 127.0.0.1"
+        yield Finding(("gate", "admin"), message, reads=(("gate", "admin_token"),))
+    if gate.admin is not None and gate.admin.port == gate.bind.port != 0:
+        message = "has the same port as gate.bind; choose another one, or off"
+        yield Finding(("gate", "admin"), message, reads=(("gate", "bind"),))
+    if gate.tls is not None:
+        files = {"cert": gate.tls.cert, "key": gate.tls.key, "client_ca": gate.tls.client_ca}
+        yield from _files(("gate", "tls"), files, why_unreadable)
+
+
+def _files(loc: Loc, files: dict[str, Path | None], why_unreadable: WhyUnreadable) -> Iterator[Finding]:
+    for key, path in files.items():
+        why = None if path is None else why_unreadable(path)
+        if why is not None:
+            yield Finding((*loc, key), f"this file cannot be read: {why}; correct the path or its permissions")
+
+
+def _twice(section: str, ids: list[str], shown: Shown) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for position, name in enumerate(ids):
+        earlier = first.setdefault(name, position)
+        if earlier != position:
+            message = f"{section}[{earlier}] has the id {shown(name)} already; give each its own"
+            yield Finding((section, position, "id"), message, reads=((section, earlier, "id"),))
+
+
+def _service(position: int, service: Service, why_unreadable: WhyUnreadable) -> Iterator[Finding]:
+    loc: Loc = ("services", position)
+    if "hash_by" in service.model_fields_set and service.balance != "hash":
+        message = "means something with `balance: hash` only; set that, or remove hash_by"
+        yield Finding((*loc, "hash_by"), message, reads=((*loc, "balance"),), on_key=True)
+    first: dict[str, int] = {}
+    for number, endpoint in enumerate(service.endpoints):
+        earlier = first.setdefault(endpoint.url, number)
+        if earlier != number:
+            message = f"this is the same address as endpoints[{earlier}]; keep one, with the weight of both"
+            yield Finding((*loc, "endpoints", number, "url"), message, reads=((*loc, "endpoints", earlier, "url"),))
+    if service.endpoints and not any(endpoint.weight for endpoint in service.endpoints):
+        message = "every endpoint has weight 0, so none is ever chosen; give one a weight"
+        yield Finding((*loc, "endpoints"), message, severity="warning")
+    if service.tls is not None:
+        if any(not endpoint.is_tls for endpoint in service.all_endpoints):
+            message = "means something for https:// addresses only; change the address, or remove tls"
+            yield Finding((*loc, "tls"), message, reads=((*loc, "url"), (*loc, "endpoints")), on_key=True)
+        files = {"ca": service.tls.ca, "cert": service.tls.cert, "key": service.tls.key}
+        yield from _files((*loc, "tls"), files, why_unreadable)
+
+
+def _route(position: int, route: Route, spec: Spec, shown: Shown) -> Iterator[Finding]:
+    loc: Loc = ("routes", position)
+    ids = [service.id for service in spec.services]
+    wanted = route.to.service
+    if wanted is not None and wanted not in ids:
+        near = difflib.get_close_matches(wanted, ids, n=1)
+        message = f"no service has the id {shown(wanted)}; add it under services, or name one that is there"
+        suggestion = near[0] if near and shown(near[0]) == quoted(near[0]) else None
+        yield Finding((*loc, "to", "service"), message, suggestion, reads=_ids_of_services(spec))
+    prefix = route.rewrite.strip_prefix if route.rewrite else None
+    if prefix is not None and not any(_can_begin_with(path, prefix) for path in route.match.paths):
+        message = f"no path of this route begins with {shown(prefix)}; correct one of them, or remove strip_prefix"
+        yield Finding((*loc, "rewrite", "strip_prefix"), message, reads=((*loc, "match", "paths"),))
+
+
+def _ids_of_services(spec: Spec) -> tuple[Loc, ...]:
+    # An empty list may be one that could not be read.
+    return tuple(("services", i, "id") for i in range(len(spec.services))) or (("services",),)
+
+
+def _can_begin_with(path: str, prefix: str) -> bool:
+    """Whether a request of this path pattern can begin with the prefix, as whole segments."""
+    below = path.removesuffix("*")
+    if below != path:
+        return f"{prefix}/".startswith(below) or below.startswith(f"{prefix}/")
+    return path == prefix or path.startswith(f"{prefix}/")
+
+
+def _shadowed(spec: Spec) -> Iterator[Finding]:
+    """A path that earlier routes take with the same hosts and methods: between equals the first wins."""
+    first: dict[tuple[str, str, str], int] = {}
+    for position, route in enumerate(spec.routes):
+        named = route.match.methods
+        methods = {*named, "HEAD"} if "GET" in named else {*named} or {""}  # whoever allows GET allows HEAD
+        for number, path in enumerate(route.match.paths):
+            keys = list(product([path], route.match.hosts or [""], methods))
+            earlier = sorted({first[key] for key in keys if key in first})
+            if all(key in first for key in keys):
+                others = " and ".join(f"routes[{one}]" for one in earlier)
+                message = (
+                    f"can never match: {others} took the same path, hosts and methods before; change or remove one"
+                )
+                if earlier == [position]:
+                    message = "stands twice in this route; keep one"
+                reads = tuple(("routes", one, "match") for one in (*earlier, position))
+                yield Finding(("routes", position, "match", "paths", number), message, reads=reads)
+            for key in keys:
+                first.setdefault(key, position)
+
+
+def _unused(spec: Spec) -> Iterator[Finding]:
+    if not spec.routes:
+        message = "there are no routes, so every request is answered 404; add one"
+        yield Finding(("routes",), message, severity="warning")
+        return
+    used = {route.to.service for route in spec.routes}
+    targets: tuple[Loc, ...] = tuple(("routes", i, "to") for i in range(len(spec.routes)))
+    for position, service in enumerate(spec.services):
+        if service.id not in used:
+            message = "no route uses this service; add one with `to: {service: …}`, or remove it"
+            yield Finding(("services", position, "id"), message, severity="warning", reads=targets)

@@ -1,0 +1,191 @@
+"""Stages 1, 2 and 9 as the edge sees them: a head becomes an exchange, finds its plan, and is recorded when it is over."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Final
+
+from routers.paths import BadTarget, Routes, WrongMethod as NotAllowed, canonical, split_target
+from streamgate.edge.guard import Head, HeadLimits
+from streamgate.errors import Fault, NoRoute, NotFramed, WrongMethod
+from streamgate.exchange import Dialect, Exchange, State, Terminal
+from streamgate.headers import Networks, Peer, client_address, valid_request_id, values
+from streamgate.observe.metrics import METHODS, Metrics
+from streamgate.observe.records import Records, record_of
+from streamgate.observe.traces import incoming, outgoing
+from streamgate.pipeline.plan import Plan
+from streamgate.pipeline.upstream import Kit
+
+NO_ROUTE: Final = "_none"
+_AI: Final = re.compile(
+    rb"/(?:chat/(completions)|(?:v1|openai|deployments/[^/]+)/(?:(completions|embeddings|models|audio/.*|images/.*)|(responses)(?:/[^/]+)?|(messages)))$"
+)
+_DIALECTS: Final = (Dialect.OPENAI, Dialect.OPENAI, Dialect.RESPONSES, Dialect.ANTHROPIC)
+
+
+def dialect_of(path: bytes) -> Dialect:
+    """The dialect that clients of this path speak: the API's own path tells (OpenAI, Azure and the many that follow them;
+    Anthropic's ``/v1/messages``); everything else reads problems (RFC 9457)."""
+    match = _AI.search(path)
+    return Dialect.PROBLEM if match is None else _DIALECTS[(match.lastindex or 1) - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeTimeouts:
+    """Seconds a client has for a head, and may stay between two requests."""
+
+    head_s: float = 10.0
+    keep_alive_s: float = 75.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An exchange that has found its plan."""
+
+    exchange: Exchange
+    plan: Plan
+
+
+class Gateway:
+    """One worker's edge: what it needs to turn heads into exchanges. ``routes`` is replaced whole by a reload."""
+
+    def __init__(self, *, kit: Kit, metrics: Metrics, records: Records, worker: bytes) -> None:
+        self.kit = kit
+        self.metrics = metrics
+        self.records = records
+        self.routes: Routes[Plan] = Routes(())
+        self.number = 0
+        self.connections: set[Any] = set()
+        """Every client connection of this worker."""
+        self.head_limits = HeadLimits()
+        self.timeouts = EdgeTimeouts()
+        self.trusted = Networks()
+        self._worker = worker
+        self._count = count(1)
+        self._second = 0
+        self._second_text = ""
+
+    def new_request_id(self) -> bytes:
+        """Unique among workers and restarts; short, since it is in every record."""
+        return b"%b-%x" % (self._worker, next(self._count))
+
+    def name(self, head: Head) -> tuple[Dialect, bytes]:
+        """(dialect, request id) of a request that found no plan."""
+        return dialect_of(head.target.partition(b"?")[0]), self._request_id(head)
+
+    def _request_id(self, head: Head) -> bytes:
+        for name, value in head.headers:
+            if len(name) == 12 and name.lower() == b"x-request-id" and valid_request_id(value):  # noqa: PLR2004
+                return value
+        return self.new_request_id()
+
+    def enter(self, head: Head, peer: Peer) -> Entry:
+        """Build the exchange and match it. Raises NotFramed, NoRoute or WrongMethod."""
+        try:
+            target = split_target(head.target, head.host or None)
+            path = target.path if head.target == b"*" else canonical(target.path, keep_encoded_slash=True)
+        except BadTarget as error:
+            raise NotFramed("The request target is not taken: " + error.reason) from None
+        method = head.method
+        found = self.routes.match(head.host, path, method)
+        if found is None:
+            raise NoRoute
+        if isinstance(found, NotAllowed):
+            allow = b", ".join(found.allow)
+            raise WrongMethod(headers=((b"Allow", allow),))
+        plan = found.plan
+        if not plan.keep_encoded_slash and b"%2F" in path:
+            raise NotFramed("The path holds an encoded slash; this route does not take one")
+        exchange = Exchange(
+            method=method,
+            path=path,
+            query=target.query,
+            host=target.authority or head.host,
+            headers=head.headers,
+            http10=head.http10,
+            started_at=self.kit.clock.now(),
+        )
+        exchange.dialect = dialect_of(path)
+        exchange.request_id = self._request_id(head)
+        exchange.peer_address = peer.address
+        exchange.client_address = (
+            client_address(peer.address, values(head.headers, b"x-forwarded-for"), self.trusted) if peer.trusted else peer.address
+        )
+        exchange.pattern = found.pattern
+        self._trace(exchange)
+        return Entry(exchange, plan)
+
+    def _trace(self, exchange: Exchange) -> None:
+        parents = values(exchange.headers, b"traceparent")
+        context = incoming(parents, values(exchange.headers, b"tracestate")) if parents else None
+        sent = outgoing(context, self.kit.clock.token)
+        exchange.traceparent, exchange.tracestate, exchange.trace_id, exchange.span_id = sent
+
+    def serves(self, head: Head, app: Any) -> bool:
+        """Has Sanic a handler for this path? Its router raises when it has none."""
+        try:
+            app.router.get(head.target.partition(b"?")[0].decode("ascii"), head.method.decode("ascii"), None)
+        except Exception:  # noqa: BLE001  # NotFound, MethodNotAllowed, or a path that is no ASCII: not served here
+            return False
+        return True
+
+    # -- settle --------------------------------------------------------------------------------------------------------
+
+    def refused(self, head: Head | None, fault: Fault, request_id: bytes, peer: Peer, since: float) -> None:
+        """Count and record what found no plan."""
+        now = self.kit.clock.now()
+        exchange = Exchange(
+            method=head.method if head is not None else b"-", path=b"", query=None, host=b"", headers=[], http10=False,
+            started_at=since or now,
+        )  # fmt: skip
+        exchange.request_id = request_id
+        exchange.client_address = peer.address
+        exchange.status = fault.status
+        exchange.fault = fault
+        exchange.state = State.REFUSED
+        self._count_and_record(exchange, NO_ROUTE, "-", now, self.number, None)
+
+    def unsent(self, exchange: Exchange, plan: Plan, fault: Fault) -> None:
+        """Count and record what a plan refused before anything was sent."""
+        exchange.status = fault.status
+        exchange.fault = fault
+        exchange.move(State.REFUSED)
+        self._count_and_record(exchange, plan.route, exchange.pattern, self.kit.clock.now(), plan.number, None)
+
+    def responded(self, exchange: Exchange, plan: Plan) -> None:
+        """Count and record an answer of the route's own."""
+        exchange.status = plan.respond.status if plan.respond is not None else 204
+        self._count_and_record(exchange, plan.route, exchange.pattern, self.kit.clock.now(), plan.number, None)
+
+    def settle(self, exchange: Exchange, plan: Plan, drained_bytes: int | None) -> None:
+        """Count and record a relayed exchange, once, at its end."""
+        cells = plan.metrics
+        cells.streams[exchange.terminal or Terminal.UPSTREAM_ERROR] += 1
+        cells.bytes_in += exchange.bytes_in
+        cells.bytes_out += exchange.bytes_out
+        self._count_and_record(exchange, plan.route, exchange.pattern, self.kit.clock.now(), plan.number, drained_bytes)
+
+    def _count_and_record(  # noqa: PLR0913  # what a record says
+        self, exchange: Exchange, route: str, pattern: str, now: float, number: int, drained_bytes: int | None
+    ) -> None:
+        method = exchange.method.decode("ascii", "replace")
+        cells = self.metrics.route(route)
+        key = (method if method in METHODS else "OTHER", exchange.status)
+        cells.requests[key] = cells.requests.get(key, 0) + 1
+        cells.seconds.observe(now - exchange.started_at)
+        self.records.add(
+            record_of(
+                exchange, ts=self._time(), route=route, pattern=pattern, now=now, config=number, drained_bytes=drained_bytes
+            )
+        )
+
+    def _time(self) -> str:
+        wall = self.kit.clock.wall()
+        second = int(wall)
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._second_text}.{int((wall - second) * 1000):03d}Z"

@@ -1,0 +1,157 @@
+"""Strict framing and header checks before anything else sees a request.
+
+httptools (llhttp, strict) reads the head; what it leaves open is refused here: a missing or second Host, lengths that are
+not plain digits, transfer codings other than ``chunked``, line ends that are not CRLF. Nothing is repaired: two parsers
+that repair differently are how requests are smuggled (RFC 9112 §11.2). ``tests/edge/test_guard.py`` holds the verdicts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import httptools
+
+from streamgate.errors import NotFramed, TooLarge
+from streamgate.headers import connection_tokens
+
+_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]{0,5})?")
+_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")  # no sign, no leading zero (some read 010 as octal), below 2^63
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FRAMING: Final = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"proxy-connection"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """Bounds on what a client may send before it is known: bytes of the head and of its target, number of fields."""
+
+    head_bytes: int = 16_384
+    target_bytes: int = 8_192
+    fields: int = 100
+
+
+class Head:
+    """A request head that two parsers cannot read differently.
+
+    ``length`` is the body's: 0 for none, None for chunked. ``host`` is the Host field, empty where HTTP/1.0 sent none.
+    """
+
+    __slots__ = ("expects", "headers", "host", "http10", "keep_alive", "length", "method", "target")
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.target = b""
+        self.http10 = False
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.host = b""
+        self.length: int | None = 0
+        self.keep_alive = True
+        self.expects = False
+
+    # httptools calls these while it reads
+    def on_url(self, url: bytes) -> None:
+        self.target = url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+
+def _unparsed(head: bytes, error: Exception) -> NotFramed:
+    method, _, rest = head.partition(b" ")
+    if isinstance(error, httptools.HttpParserInvalidMethodError) and _TOKEN.fullmatch(method):
+        return NotFramed("This method is not known to the gateway", status=501)
+    if b" HTTP/" not in rest.partition(b"\r\n")[0]:
+        return NotFramed("The request line is not of HTTP/1.1")
+    return NotFramed("The request head is malformed: " + str(error).lower())
+
+
+def read_head(data: bytes, limits: HeadLimits) -> Head:
+    """Read one complete head, ``data`` ending in the empty line.
+
+    Raises NotFramed (400, 501, 505) and TooLarge (431). A target over its limit is found before, by ``unfinished``.
+    """
+    if not data.count(b"\r") == data.count(b"\n") == data.count(b"\r\n"):
+        raise NotFramed("Lines of a request head end in CRLF")
+    head = Head()
+    parser = httptools.HttpRequestParser(head)
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        pass  # an upgrade is an offer (RFC 9110 §7.8); who serves it decides
+    except httptools.HttpParserError as error:
+        raise _unparsed(data, error) from None
+    head.method = parser.get_method()
+    version = parser.get_http_version()
+    if version != "1.1":
+        if version != "1.0":
+            raise NotFramed("Only HTTP/1.0 and HTTP/1.1 are spoken here", status=505)
+        head.http10 = True
+        head.keep_alive = False
+    if len(head.target) > limits.target_bytes:
+        raise TooLarge("The request target is longer than this gateway takes", status=414)
+    if len(head.headers) > limits.fields:
+        raise TooLarge("The request has more header fields than this gateway takes", status=431)
+    _check_fields(head)
+    return head
+
+
+def _check_fields(head: Head) -> None:
+    hosts = lengths = codings = 0
+    for name, value in head.headers:
+        lower = name.lower()
+        if lower not in _FRAMING:
+            continue
+        if lower == b"host":
+            hosts += 1
+            head.host = value.strip(b" \t")
+        elif lower == b"content-length":
+            lengths += 1
+            stripped = value.strip(b" \t")
+            if not _LENGTH.fullmatch(stripped):
+                raise NotFramed("Content-Length is not a plain number")
+            head.length = int(stripped)
+        elif lower == b"transfer-encoding":
+            codings += 1
+            if value.strip(b" \t").lower() != b"chunked":
+                raise NotFramed("The only transfer coding taken here is chunked")
+        elif lower == b"connection":
+            tokens = connection_tokens((value,))
+            if b"close" in tokens:
+                head.keep_alive = False
+            elif head.http10 and b"keep-alive" in tokens:
+                head.keep_alive = True
+        elif lower == b"expect":
+            if value.strip(b" \t").lower() != b"100-continue":
+                raise NotFramed("The only expectation known is 100-continue", status=417)
+            head.expects = not head.http10  # RFC 9110 §10.1.1: ignored from HTTP/1.0
+    _check_framing(head, hosts=hosts, lengths=lengths, codings=codings)
+
+
+def _check_framing(head: Head, *, hosts: int, lengths: int, codings: int) -> None:
+    if hosts != 1 and (hosts or not head.http10):
+        raise NotFramed("A request has exactly one Host field")
+    if not _HOST.fullmatch(head.host):
+        raise NotFramed("The Host field is no host and port")
+    if lengths > 1 or codings > 1 or (lengths and codings):
+        raise NotFramed("A request says its length once: one Content-Length or one Transfer-Encoding")
+    if codings:
+        if head.http10:
+            raise NotFramed("HTTP/1.0 knows no transfer coding")
+        head.length = None
+
+
+_BARE: Final = re.compile(rb"[^\r]\n|\r[^\n]|\x00|^\n")
+
+
+def unfinished(data: bytes | bytearray, limits: HeadLimits) -> None:
+    """Look at a head that has not ended yet: raise as soon as it cannot become a good one, so that nobody waits for it."""
+    if _BARE.search(data):
+        raise NotFramed("Lines of a request head end in CRLF")
+    line_end = data.find(b"\r\n")
+    if (line_end if line_end >= 0 else len(data)) > limits.target_bytes + 64:
+        raise TooLarge("The request target is longer than this gateway takes", status=414)
+    if len(data) > limits.head_bytes:
+        raise TooLarge("The request head is longer than this gateway takes", status=431)

@@ -1,0 +1,341 @@
+"""The HTTP/1.1 data path under Sanic: head in, plan found, pipeline run, bytes out.
+
+Sanic's own extension points carry it: a ``WebSocketProtocol`` whose ``HTTP_CLASS`` is ours. The loop reads a head, refuses what is not
+framed beyond doubt, and asks the route table. A proxied exchange runs in the connection's own task, so a lost connection
+cancels it; a path that no route takes but a handler of Sanic's does is handed to Sanic's ``http1`` for one request, on the same
+connection. Between two exchanges a connection belongs to the loop, during one the bytes it brings belong to the request's body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+from sanic.http import Http, Stage
+from sanic.server.protocols.websocket_protocol import WebSocketProtocol
+
+from streamgate.edge.body import Body
+from streamgate.edge.enter import Entry, Gateway
+from streamgate.edge.guard import Head, read_head, unfinished
+from streamgate.errors import Answer, Fault, RequestTimeout, answer
+from streamgate.exchange import Dialect, Exchange
+from streamgate.headers import Peer
+from streamgate.pipeline.heads import own_answer
+from streamgate.pipeline.run import run
+from streamgate.pipeline.upstream import Sending
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LINGER_S: Final = 2.0
+_LINGER_BYTES: Final = 1_048_576
+_BUFFER_BYTES: Final = 65_536
+
+
+class _OneServed(Exception):  # noqa: N818  # no error: how Sanic's loop is left after one request
+    pass
+
+
+class LaneHttp(Http):
+    """One connection's requests in turn."""
+
+    __slots__ = ("_local_served",)
+
+    protocol: LaneProtocol
+    _local_served: bool
+
+    def init_for_request(self) -> None:
+        """Sanic calls this before each request; its loop ends here after the one it was lent the connection for."""
+        if self._local_served:
+            raise _OneServed
+        self._local_served = True
+        super().init_for_request()
+
+    async def http1(self) -> None:
+        """Serve requests until the connection ends or may not be used again."""
+        self._local_served = False
+        super().init_for_request()
+        protocol = self.protocol
+        try:
+            while self.keep_alive and protocol.is_open():
+                data = await self._next_head()
+                await self._serve(data)
+        except Fault as fault:
+            protocol.answer_before_match(fault)
+
+    async def _next_head(self) -> bytes:
+        protocol = self.protocol
+        buffer = protocol.recv_buffer
+        limits = protocol.gateway.head_limits
+        self.stage = Stage.IDLE
+        looked = 0
+        while True:
+            if buffer:
+                if self.stage is Stage.IDLE:
+                    while buffer.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request are let pass
+                        del buffer[:2]
+                    if not buffer or buffer == b"\r":
+                        await protocol.receive_more()
+                        continue
+                    self.stage = Stage.REQUEST
+                    protocol.head_since = protocol.gateway.kit.clock.now()
+                end = buffer.find(b"\r\n\r\n", max(0, looked - 3))
+                if end >= 0:
+                    if end > limits.head_bytes:
+                        unfinished(buffer[: end + 4], limits)
+                    return bytes(buffer[: end + 4])
+                unfinished(buffer, limits)
+                looked = len(buffer)
+            await protocol.receive_more()
+
+    async def _serve(self, data: bytes) -> None:
+        protocol = self.protocol
+        gateway = protocol.gateway
+        self.stage = Stage.HANDLER
+        head = read_head(data, gateway.head_limits)
+        self.keep_alive = head.keep_alive
+        try:
+            entry = gateway.enter(head, protocol.peer)
+        except Fault as fault:
+            entry = None
+            if not (fault.status == 404 and gateway.serves(head, protocol.app)):  # noqa: PLR2004
+                self._answer(head, fault, None)
+                await self._settle_body(Body(protocol.recv_buffer, head.length, protocol), len(data))
+                return
+        if entry is None:
+            await self._local()
+            return
+        del protocol.recv_buffer[: len(data)]
+        body = Body(protocol.recv_buffer, head.length, protocol)
+        await self._exchange(head, entry, body)
+        await self._settle_body(body, 0)
+
+    def _answer(self, head: Head, fault: Fault, exchange: Exchange | None) -> None:
+        protocol = self.protocol
+        self.keep_alive = self.keep_alive and not fault.close and not protocol.gateway.kit.registry.draining
+        dialect, request_id = protocol.gateway.name(head) if exchange is None else (exchange.dialect, exchange.request_id)
+        protocol.write(
+            own_answer(
+                answer(fault, dialect, request_id),
+                head_only=head.method == b"HEAD",
+                http10=head.http10,
+                keep_alive=self.keep_alive,
+            )
+        )
+        if exchange is None:
+            protocol.gateway.refused(head, fault, request_id, protocol.peer, protocol.head_since)
+
+    async def _exchange(self, head: Head, entry: Entry, body: Body) -> None:
+        protocol = self.protocol
+        protocol.body, protocol.head = body, head
+        protocol.continued = False
+        exchange, plan = entry.exchange, entry.plan
+        try:
+            try:
+                body.limit(plan.max_body_bytes)
+                body.look()
+            except Fault as fault:
+                self._answer(head, fault, exchange)
+                protocol.gateway.unsent(exchange, plan, fault)
+                return
+            if plan.service is None:
+                self._respond(head, plan.respond or Answer(204, (), b""))
+                protocol.gateway.responded(exchange, plan)
+                return
+            await run(exchange, plan, plan.service, protocol, body, protocol.gateway.kit)
+        finally:
+            protocol.body = None
+
+    def _respond(self, head: Head, response: Answer) -> None:
+        self.keep_alive = self.keep_alive and not self.protocol.gateway.kit.registry.draining
+        self.protocol.write(
+            own_answer(response, head_only=head.method == b"HEAD", http10=head.http10, keep_alive=self.keep_alive)
+        )
+
+    async def _settle_body(self, body: Body, head_bytes: int) -> None:
+        """The answer is out. What is left of the request is read away for a moment, so that the client can read the answer
+        before the connection ends (RFC 9112 §9.6); only a body that has come whole leaves the connection usable."""
+        protocol = self.protocol
+        if head_bytes:
+            del protocol.recv_buffer[:head_bytes]
+        body.discard()
+        if not body.complete:
+            with contextlib.suppress(Fault):
+                body.pull()
+        if body.complete:
+            return
+        self.keep_alive = False
+        with contextlib.suppress(Fault, TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while not body.complete and body.received < _LINGER_BYTES and protocol.is_open():
+                    await protocol.receive_more()
+                    body.pull()
+
+    async def _local(self) -> None:
+        self._local_served = False
+        self.stage = Stage.IDLE
+        with contextlib.suppress(_OneServed):
+            await super().http1()
+        if self.protocol.gateway.kit.registry.draining:
+            self.keep_alive = False
+
+
+class LaneProtocol(WebSocketProtocol):
+    """A client's connection: what Sanic's protocol does, and the pipeline's view of it.
+
+    Sanic makes the instances; their ``gateway`` is the application's.
+    """
+
+    HTTP_CLASS = LaneHttp
+    __slots__ = ("body", "continued", "gateway", "head", "head_since", "live", "peer")
+
+    # -- asyncio calls these -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has connected."""
+        self.gateway: Gateway = self.app.ctx.gateway
+        self.gateway.connections.add(self)
+        self.live: Sending | None = None
+        self.body: Body | None = None
+        self.head: Head | None = None
+        self.head_since = 0.0
+        self.continued = False
+        address = transport.get_extra_info("peername")
+        tls = transport.get_extra_info("ssl_object") is not None
+        self.peer = Peer(address[0] if address else "", tls=tls, trusted=self.gateway.trusted)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone: its upstream goes first, then its task."""
+        live = self.live
+        if live is not None:
+            live.client_gone()
+        self.gateway.connections.discard(self)
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool | None:
+        """Half a close is a close: what waits to be written would only delay the cancel (as nginx and Envoy do)."""
+        if self.websocket is None and self.live is not None:
+            self.live.client_gone()
+            self.live = None
+            if self.transport is not None:
+                self.transport.abort()
+        return super().eof_received()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the next head, or of the body that is on its way up."""
+        if self.websocket is not None:
+            self.websocket.data_received(data)
+            return
+        self._time = self.gateway.kit.clock.now()
+        self.recv_buffer += data
+        if self.live is not None and self.body is not None and not self.body.complete:
+            self.pull()
+        elif len(self.recv_buffer) >= _BUFFER_BYTES:
+            self.hold()
+        self._data_received.set()
+
+    def pause_writing(self) -> None:
+        """The client takes less than comes."""
+        super().pause_writing()
+        if self.live is not None:
+            self.live.relay.client_paused()
+
+    def resume_writing(self) -> None:
+        """The client has taken what waited."""
+        super().resume_writing()
+        if self.live is not None:
+            self.live.relay.client_resumed()
+
+    # -- the pipeline calls these --------------------------------------------------------------------------------------
+
+    def is_open(self) -> bool:
+        """Can anything still be written?"""
+        return self.transport is not None and not self.transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Write to the client, if it is still there."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    def waiting_bytes(self) -> int:
+        """Bytes the client has not taken."""
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
+
+    def cut(self) -> None:
+        """End the connection so that nobody can take what was sent for a whole answer."""
+        self._http.keep_alive = False
+        self.live = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def keeps_alive(self) -> bool:
+        """Whether the answer that begins now promises another one."""
+        http = self._http
+        if self.gateway.kit.registry.draining or (self.body is not None and not self.body.complete):
+            http.keep_alive = False
+        return bool(http.keep_alive)
+
+    def say_continue(self) -> None:
+        """The upstream is ready for the body."""
+        if self.head is not None and self.head.expects and not self.continued:
+            self.continued = True
+            self.write(CONTINUE)
+
+    def pull(self) -> None:
+        """Move the body on; a fault of its framing ends the exchange."""
+        if self.body is None:
+            return
+        try:
+            self.body.pull()
+        except Fault as fault:
+            self._http.keep_alive = False
+            if self.live is not None:
+                self.live.relay.fail(fault)
+
+    def hold(self) -> None:
+        """Read no more for now."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def release(self) -> None:
+        """Read on."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def refuse(self, exchange: Exchange, fault: Fault) -> None:
+        """Answer an exchange that nothing was committed of."""
+        if self.head is not None:
+            self._http._answer(self.head, fault, exchange)  # noqa: SLF001  # two halves of one connection
+
+    # -- the server calls these ----------------------------------------------------------------------------------------
+
+    def check_timeouts(self) -> None:
+        """Sanic's timer per connection is not used: ``overdue`` is asked for all of them once a second."""
+
+    def overdue(self, now: float) -> None:
+        """End a connection that is idle for too long, or whose head does not come to an end."""
+        http = self._http
+        if http is None or self.websocket is not None:
+            return
+        timeouts = self.gateway.timeouts
+        if http.stage is Stage.IDLE and now - self._time > timeouts.keep_alive_s:
+            self.close()
+        elif http.stage is Stage.REQUEST and now - self.head_since > timeouts.head_s:
+            http.keep_alive = False
+            self.answer_before_match(RequestTimeout("The request head did not arrive in time", close=True))
+            self.close()
+
+    def answer_before_match(self, fault: Fault) -> None:
+        """Answer what is no request yet, and end the connection."""
+        gateway = self.gateway
+        request_id = gateway.new_request_id()
+        self.write(own_answer(answer(fault, Dialect.PROBLEM, request_id), head_only=False, http10=False, keep_alive=False))
+        gateway.refused(None, fault, request_id, self.peer, self.head_since)
+
+    def close_if_idle(self) -> bool:
+        """Close the connection unless an exchange is on it."""
+        if self.websocket is None and self._http is not None and self._http.stage in {Stage.HANDLER, Stage.RESPONSE}:
+            self._http.keep_alive = False
+            return False
+        return bool(super().close_if_idle())

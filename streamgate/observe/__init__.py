@@ -1,0 +1,1 @@
+"""What is seen from outside: metrics, one record per exchange, W3C trace context."""

@@ -1,0 +1,151 @@
+"""One structured record per exchange, written once at its end: JSON lines with identifiers, times and sizes, no content.
+
+Writing fails open: records wait in a bounded queue for a thread of their own, so that a full pipe or disk never holds up an
+exchange; what does not fit is dropped and counted. Fields are an allow-list: no query, header, body or full client address
+can reach a record, because there is no field for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from streamgate.exchange import Exchange
+from streamgate.observe.metrics import Family, Sample
+
+QUEUE_RECORDS: Final = 20_000
+FLUSH_S: Final = 0.05
+
+
+class Record(msgspec.Struct, omit_defaults=False):
+    """What one exchange left behind. Times in milliseconds; ``ttft_ms`` from the head to the first body byte."""
+
+    ts: str
+    event: str
+    request_id: str
+    trace_id: str
+    span_id: str
+    route: str
+    service: str | None
+    endpoint: str | None
+    method: str
+    path: str
+    status: int
+    state: str | None
+    fault: str | None
+    note: str | None
+    attempts: int
+    bytes_in: int
+    bytes_out: int
+    duration_ms: float
+    ttft_ms: float | None
+    drained_bytes: int | None
+    client: str
+    config: int
+
+
+_encoder: Final = msgspec.json.Encoder()
+
+
+def masked(address: str) -> str:
+    """A client address as a network: /24 for IPv4, /48 for IPv6."""
+    if ":" in address:
+        return ":".join(address.split(":")[:3]) + "::/48"
+    return address.rpartition(".")[0] + ".0/24" if "." in address else address
+
+
+def record_of(  # noqa: PLR0913  # a record names what it says
+    exchange: Exchange, *, ts: str, route: str, pattern: str, now: float, config: int, drained_bytes: int | None = None
+) -> Record:
+    """The record of a settled exchange. ``pattern`` stands for the path, which may hold what belongs to nobody else."""
+    fault = exchange.fault
+    first = exchange.first_byte_at
+    return Record(
+        ts=ts,
+        event="exchange",
+        request_id=exchange.request_id.decode("ascii"),
+        trace_id=exchange.trace_id,
+        span_id=exchange.span_id,
+        route=route,
+        service=exchange.service,
+        endpoint=exchange.endpoint,
+        method=exchange.method.decode("ascii"),
+        path=pattern,
+        status=exchange.status,
+        state=None if exchange.terminal is None else exchange.terminal.value,
+        fault=None if fault is None else fault.name,
+        note=None if fault is None else fault.note or None,
+        attempts=exchange.attempts,
+        bytes_in=exchange.bytes_in,
+        bytes_out=exchange.bytes_out,
+        duration_ms=round((now - exchange.started_at) * 1000, 3),
+        ttft_ms=None if first is None else round((first - exchange.started_at) * 1000, 3),
+        drained_bytes=drained_bytes,
+        client=masked(exchange.client_address),
+        config=config,
+    )
+
+
+class Records:
+    """Where records go: a file descriptor, written by one thread in batches. ``fd`` None swallows them."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        self._queue: deque[bytes] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._broken = False
+        self.dropped = 0
+        self.written = 0
+        self._thread = threading.Thread(target=self._write_on, name="records", daemon=True)
+        if fd is not None:
+            self._thread.start()
+
+    def add(self, record: Record) -> None:
+        """Queue one record; never blocks, never raises."""
+        if self._fd is None:
+            return
+        if len(self._queue) >= QUEUE_RECORDS or self._broken:
+            self.dropped += 1
+            return
+        self._queue.append(_encoder.encode(record))
+
+    def close(self, wait_s: float = 2.0) -> None:
+        """Write what waits and end the thread; a blocked pipe is given up after ``wait_s``."""
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(wait_s)
+
+    def families(self) -> Iterable[Family]:
+        """How many records were written and dropped."""
+        samples = [Sample(("written",), self.written), Sample(("dropped",), self.dropped)]
+        yield Family("streamgate_records", "counter", "Access records by what became of them.", ("outcome",), samples)
+
+    def _write_on(self) -> None:
+        while not self._closing:
+            self._wake.wait(FLUSH_S)
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        queue = self._queue
+        while queue:
+            batch = [queue.popleft() for _ in range(min(len(queue), 512))]
+            data = b"\n".join(batch) + b"\n"
+            try:
+                while data:
+                    data = data[os.write(self._fd or 0, data) :]
+            except OSError:
+                self.dropped += len(batch)
+                self._broken = True  # a closed pipe stays closed: stop encoding for nobody
+                with contextlib.suppress(IndexError):
+                    queue.clear()
+                return
+            self.written += len(batch)

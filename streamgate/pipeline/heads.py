@@ -1,0 +1,144 @@
+"""The heads we write: the request's towards an upstream, the response's towards a client. Framing is made anew on each side
+(RFC 9112 §6); everything else passes as it came, but for what ``streamgate.headers`` says may not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from routers.paths import rewrite
+from routers.pools import Endpoint
+from sessions.relay import Framing, Response
+from streamgate.errors import REASONS, Answer
+from streamgate.exchange import Dialect, Exchange
+from streamgate.headers import Headers, Peer, for_client, for_upstream, forwarded_headers, safe_trailer, values, via_line
+from streamgate.pipeline.plan import Plan, ServicePlan
+
+_STREAMS: Final = (
+    b"text/event-stream",
+    b"application/x-ndjson",
+    b"application/jsonl",
+    b"application/stream+json",
+    b"application/vnd.amazon.eventstream",
+)
+_WITH_CONTENT: Final = frozenset({b"POST", b"PUT", b"PATCH"})
+_OURS: Final = frozenset({b"content-length", b"x-request-id"})
+_OK: Final = 200
+_CONTINUE: Final = 100
+
+
+def request_head(  # noqa: PLR0913  # everything that may stand in a head
+    exchange: Exchange, plan: Plan, service: ServicePlan, endpoint: Endpoint, *, peer: Peer, pseudonym: bytes,
+    length: int | None,
+) -> bytes:  # fmt: skip
+    """The head for ``endpoint``; ``length`` None sends the body in chunks."""
+    path = exchange.path
+    if plan.strip is not None or plan.add is not None:
+        path = rewrite(path, plan.strip, plan.add)
+    host = endpoint.authority if plan.host is None else plan.host or exchange.host or endpoint.authority
+    headers = exchange.headers
+    lines = [b"%b %b" % (exchange.method, path)]
+    if exchange.query is not None:
+        lines.append(b"?" + exchange.query)
+    lines.append(b" HTTP/1.1\r\nHost: " + host + b"\r\n")
+    for name, value in for_upstream(headers, drop=service.withheld):
+        lines.append(b"%b: %b\r\n" % (name, value))  # noqa: PERF401  # a comprehension per request is slower
+        if name == b"TE":
+            lines.append(b"Connection: TE\r\n")
+    lines.append(forwarded_headers(peer, exchange.host, headers))
+    lines.append(via_line(values(headers, b"via"), pseudonym, b"1.0" if exchange.http10 else b"1.1"))
+    lines.append(b"x-request-id: %b\r\ntraceparent: %b\r\n" % (exchange.request_id, exchange.traceparent))
+    if exchange.tracestate is not None:
+        lines.append(b"tracestate: " + exchange.tracestate + b"\r\n")
+    lines.append(service.credentials)
+    if length is None:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    elif length or exchange.method in _WITH_CONTENT:
+        lines.append(b"Content-Length: %d\r\n" % length)
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def _of_type(headers: Headers) -> tuple[bytes, bool]:
+    kind, encoded = b"", False
+    for name, value in headers:
+        size = len(name)
+        if size == 12 and name.lower() == b"content-type":  # noqa: PLR2004  # len(b"content-type")
+            kind = value.partition(b";")[0].strip().lower()
+        elif size == 16 and name.lower() == b"content-encoding":  # noqa: PLR2004  # len(b"content-encoding")
+            encoded = value.strip().lower() not in {b"", b"identity"}
+    return kind, encoded
+
+
+def response_head(exchange: Exchange, response: Response, *, keep_alive: bool) -> Framing:
+    """Our answer's head and framing for an upstream's. A stream that its provider compressed cannot be watched or added to."""
+    kind, encoded = _of_type(response.headers)
+    stream = kind in _STREAMS
+    watched = (
+        exchange.dialect is not Dialect.PROBLEM
+        and kind == b"text/event-stream"
+        and not encoded
+        and response.status == _OK
+        and response.has_body
+    )
+    lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
+    lines += [b"%b: %b\r\n" % pair for pair in for_client(response.headers, drop=_OURS)]
+    chunked = until_close = False
+    if response.length is not None:
+        lines.append(b"Content-Length: %d\r\n" % response.length)
+    elif response.has_body or response.chunked:
+        chunked = not exchange.http10
+        until_close = exchange.http10
+        if chunked:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+    lines.append(b"x-request-id: " + exchange.request_id + b"\r\n")
+    if kind == b"text/event-stream" and not values(response.headers, b"x-accel-buffering"):
+        lines.append(b"X-Accel-Buffering: no\r\n")
+    if exchange.dialect is not Dialect.PROBLEM:
+        lines.append(b"x-streamgate-service: %b\r\nx-streamgate-attempts: %d\r\n" % (_ascii(exchange.service), exchange.attempts))
+    lines.append(connection_line(http10=exchange.http10, keep_alive=keep_alive and not until_close))
+    readable = kind == b"text/event-stream" and not encoded
+    return Framing(
+        head=b"".join(lines),
+        chunked=chunked and response.has_body,
+        open=until_close and readable,
+        stream=stream and response.has_body,
+        watched=watched,
+        adds=readable,
+    )
+
+
+def connection_line(*, http10: bool, keep_alive: bool) -> bytes:
+    """The Connection field, where the version's default does not say it, and the empty line that ends a head."""
+    if not keep_alive:
+        return b"Connection: close\r\n\r\n"
+    return b"Connection: keep-alive\r\n\r\n" if http10 else b"\r\n"
+
+
+def interim_head(exchange: Exchange, response: Response) -> bytes | None:
+    """A 1xx for this client, or None: HTTP/1.0 knows none, and 100 was ours to say (RFC 9110 §15.2)."""
+    if exchange.http10 or response.status == _CONTINUE:
+        return None
+    lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
+    lines += [b"%b: %b\r\n" % pair for pair in for_client(response.headers, drop=_OURS)]
+    return b"".join(lines) + b"\r\n"
+
+
+def trailer_lines(trailers: Headers) -> bytes:
+    """The trailer fields that may pass (RFC 9110 §6.5.1)."""
+    return b"".join(b"%b: %b\r\n" % pair for pair in trailers if safe_trailer(pair[0]))
+
+
+def own_answer(answer: Answer, *, head_only: bool, http10: bool, keep_alive: bool) -> bytes:
+    """A whole response of our own."""
+    lines = [b"HTTP/1.1 %d %b\r\n" % (answer.status, REASONS.get(answer.status, b""))]
+    lines += [b"%b: %b\r\n" % pair for pair in answer.headers]
+    if answer.status not in {204, 304}:
+        lines.append(b"Content-Length: %d\r\n" % len(answer.body))
+    lines.append(connection_line(http10=http10, keep_alive=keep_alive))
+    if not head_only:
+        lines.append(answer.body)
+    return b"".join(lines)
+
+
+def _ascii(text: str | None) -> bytes:
+    return (text or "").encode("ascii", "replace")

@@ -1,0 +1,305 @@
+"""Stage 7, send: one attempt at an upstream, and the loop around it while nothing is committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from routers.pools import Endpoint
+from sessions.registry import Registry
+from sessions.relay import Again, Client, Framing, Hooks, Relay, Response
+from streamgate.clock import Clock
+from streamgate.errors import Fault, NoHealthyUpstream, Overloaded, ShuttingDown, Unreachable, UpstreamReset
+from streamgate.exchange import Exchange, Terminal
+from streamgate.headers import Headers, Peer
+from streamgate.lease import Count, Lease
+from streamgate.pipeline.connections import Connection
+from streamgate.pipeline.heads import interim_head, request_head, response_head, trailer_lines
+from streamgate.pipeline.plan import Plan, ServicePlan
+from streamgate.policies.retries import Outcome, retry_after_s
+from streamgate.tasks import Tasks
+
+STALE_S: Final = 1.0
+"""A kept connection that ends this soon after a request, with no byte of an answer, had been closed before it was sent."""
+
+
+class RequestBody(Protocol):
+    """What the pipeline asks of a request body."""
+
+    chunked: bool
+    length: int | None
+    received: int
+    replay: bytearray | None
+
+    @property
+    def complete(self) -> bool: ...
+    @property
+    def trailers(self) -> Headers: ...
+    def attach(self, sink: Callable[[bytes, bool], None], blocked: Callable[[], bool]) -> None: ...
+    def detach(self) -> None: ...
+
+
+class Link(Client, Protocol):
+    """What the pipeline asks of a client's connection."""
+
+    peer: Peer
+
+    def keeps_alive(self) -> bool:
+        """Will the connection serve another request after this answer? What is said in its head is binding."""
+        ...
+
+    def say_continue(self) -> None:
+        """Answer an expectation of 100-continue, once, if there is one."""
+
+    def pull(self) -> None:
+        """Move what has come of the body on; faults of its framing end the exchange."""
+
+    def refuse(self, exchange: Exchange, fault: Fault) -> None:
+        """Answer with a fault in the client's dialect."""
+
+
+@dataclass(slots=True)
+class Kit:
+    """What every exchange of one worker shares: time and chance, the registry, bounds on draining, our name in Via."""
+
+    clock: Clock
+    registry: Registry
+    tasks: Tasks
+    drains: Count
+    drain_bytes: int
+    drain_s: float
+    pseudonym: bytes
+    settle: Callable[[Exchange, Plan, int | None], None]
+
+
+class Sending:
+    """One exchange's attempts, and what it holds while they last. Open until its last byte, also when its client has left."""
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_endpoint",
+        "_kit",
+        "_lease",
+        "_link",
+        "_plan",
+        "_service",
+        "_tried",
+        "drain_lease",
+        "exchange",
+        "relay",
+    )
+
+    def __init__(  # noqa: PLR0913  # made in one place, from what a stage knows
+        self, exchange: Exchange, plan: Plan, service: ServicePlan, link: Link, body: RequestBody, kit: Kit
+    ) -> None:
+        self.exchange = exchange
+        self._plan = plan
+        self._service = service
+        self._link = link
+        self._body = body
+        self._kit = kit
+        self._lease: Lease | None = None
+        self._connection: Connection | None = None
+        self._tried: list[Endpoint] = []
+        self._endpoint: Endpoint | None = None
+        self.drain_lease: Lease | None = None
+        metrics = plan.metrics
+        hooks = Hooks(
+            self._judge, self._compose, self._interim, trailer_lines, metrics.gap.observe, metrics.first_token.observe
+        )
+        self.relay = Relay(exchange, link, plan.limits, hooks, kit.clock.now)
+
+    # -- what others tell it -------------------------------------------------------------------------------------------
+
+    def client_gone(self) -> None:
+        """The client's connection ended: cancel, or read on where the route says so and there is room for one more."""
+        now = self._kit.clock.now()
+        if self._plan.drains and (lease := self._kit.drains.take()) is not None:
+            if self.relay.let_go(now, self._kit.drain_bytes, self._kit.drain_s):
+                self.drain_lease = lease
+                return
+            lease.release()
+        connected = self._connection is not None and not self._connection.closed
+        self.relay.client_gone(now)
+        if not connected and self.exchange.terminal is Terminal.CLIENT_CLOSED:
+            self._plan.metrics.cancel.observe(0.0)  # nothing was open that could stay open
+
+    def shut_down(self) -> None:
+        """The gate's patience has ended."""
+        self.relay.fail(ShuttingDown("This gateway is shutting down; ask again"))
+
+    def release(self) -> None:
+        """Give back what is held; harmless when nothing is."""
+        if self._lease is not None:
+            self._lease.release()
+        if self.drain_lease is not None:
+            self.drain_lease.release()
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    async def send(self) -> None:
+        """Attempt until the answer has been delivered, or broke after commit. Raises a Fault when nothing is committed."""
+        service, exchange = self._service, self.exchange
+        service.budget.deposit(self._kit.clock.now())
+        fresh: Endpoint | None = None
+        while True:
+            endpoint = fresh or self._pick()
+            self._lease = endpoint.count.take()
+            if self._lease is None:
+                raise Overloaded(retry_after_s=1.0)
+            self._endpoint = endpoint
+            exchange.attempts += 1
+            exchange.service = service.id
+            exchange.endpoint = endpoint.id
+            started = self._kit.clock.now()
+            connection: Connection | None = None
+            try:
+                connection = await self._connected(endpoint, fresh=fresh is not None)
+                await self._over(connection, endpoint)
+            except Again as again:
+                wait_s = again.wait_s
+                service.metrics.attempt(again.reason)
+                fresh = None
+            except Fault as fault:
+                stale = self._is_stale(fault, connection, started)
+                fresh, outcome = (endpoint, "stale") if stale else (None, fault.name)
+                try:
+                    wait_s = 0.0 if stale else self._after(fault, endpoint)
+                finally:
+                    service.metrics.attempt(outcome)
+            else:
+                service.metrics.attempt(exchange.fault.name if exchange.fault is not None else "ok")
+                return
+            self._lease.release()
+            self._tried.append(endpoint)
+            if wait_s:
+                await asyncio.sleep(wait_s)
+
+    def _pick(self) -> Endpoint:
+        key = self._plan.key(self.exchange) if self._plan.key is not None else None
+        pool, now = self._service.pool, self._kit.clock.now()
+        endpoint = pool.pick(now, key, self._tried) or (pool.pick(now, key) if self._tried else None)
+        if endpoint is None:
+            if pool.has_weight:
+                raise Overloaded(retry_after_s=1.0)
+            raise NoHealthyUpstream
+        return endpoint
+
+    async def _connected(self, endpoint: Endpoint, *, fresh: bool) -> Connection:
+        keeper = self._service.keepers[endpoint]
+        connection = None if fresh else keeper.take()
+        if connection is None:
+            connection = await keeper.connect(self._service.connect_s)
+            endpoint.succeeded()
+        return connection
+
+    async def _over(self, connection: Connection, endpoint: Endpoint) -> None:
+        exchange, body, relay = self.exchange, self._body, self.relay
+        self._connection = connection
+        connection.on_cancelled = self._cancelled
+        length = None if body.chunked else body.length
+        head = request_head(
+            exchange, self._plan, self._service, endpoint, peer=self._link.peer, pseudonym=self._kit.pseudonym, length=length
+        )
+        connection.serve(relay, head_only=exchange.method == b"HEAD", on_drained=self._link.pull)
+        done = relay.begin(connection, uploading=not body.complete)
+        if body.length == 0:
+            connection.send(head, last=True)
+            await done
+            return
+        if not body.complete:
+            self._link.say_continue()
+        waiting = [head]
+
+        def sink(data: bytes, last: bool) -> None:  # noqa: FBT001  # the shape of a Sink
+            if body.chunked:
+                data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+                if last:
+                    data += b"0\r\n" + trailer_lines(body.trailers) + b"\r\n"
+            if waiting:
+                data = waiting.pop() + data
+            connection.send(data, last=last)
+            relay.uploaded(finished=last)
+
+        try:
+            body.attach(sink, lambda: connection.blocked)
+            if waiting:
+                connection.send(waiting.pop(), last=False)
+            await done
+        finally:
+            body.detach()
+
+    def _cancelled(self, gone_at: float) -> None:
+        self._plan.metrics.cancel.observe(self._kit.clock.now() - gone_at)
+
+    # -- whether to try again ------------------------------------------------------------------------------------------
+
+    def _is_stale(self, fault: Fault, connection: Connection | None, started: float) -> bool:
+        """A connection that was kept, and ended at once without a byte, never carried this request: once more, on a new one.
+
+        RFC 9110 §9.2.2 keeps proxies from repeating what may have been processed; an end this early is the upstream's own
+        keep-alive timeout crossing our request, which browsers repeat for every method too.
+        """
+        return (
+            isinstance(fault, UpstreamReset)
+            and connection is not None
+            and connection.uses > 1
+            and not connection.bytes_seen
+            and self._body.replay is not None
+            and self._kit.clock.now() - started < STALE_S
+        )
+
+    def _after(self, fault: Fault, endpoint: Endpoint) -> float:
+        """Seconds until the next attempt after a fault. Raises the fault when there is none."""
+        now = self._kit.clock.now()
+        if isinstance(fault, Unreachable):
+            endpoint.failed(now)
+            wait_s = self._again("connect", None)
+        elif isinstance(fault, UpstreamReset):
+            wait_s = self._again("reset", None)
+        else:
+            wait_s = None
+        if wait_s is None:
+            raise fault
+        return wait_s
+
+    def _again(self, outcome: Outcome, after_s: float | None) -> float | None:
+        now = self._kit.clock.now()
+        limit = self._plan.limits.total_s
+        seen = self._tried if self._endpoint is None else [*self._tried, self._endpoint]
+        other = self._service.pool.has_other(seen)
+        verdict = self._plan.retries.decide(
+            method=self.exchange.method,
+            attempt=self.exchange.attempts,
+            outcome=outcome,
+            body_replayable=self._body.replay is not None,
+            retry_after_s=after_s,
+            other_endpoint=other,
+            remaining_s=float("inf") if limit is None else self.exchange.started_at + limit - now,
+            random=self._kit.clock.random,
+        )
+        if not verdict.retry:
+            return None
+        if outcome != "connect" and not self._service.budget.try_withdraw(now):
+            return None
+        return verdict.wait_s
+
+    def _judge(self, response: Response) -> None:
+        """May this answer be given, or is another attempt better? Raises Again."""
+        status = response.status
+        if status not in self._plan.retries.on or self.relay.limit_bytes is not None:
+            return
+        wait_s = self._again(status, retry_after_s(response.headers, self._kit.clock.wall()))
+        if wait_s is not None:
+            raise Again(f"status_{status}", wait_s)
+
+    # -- what the relay asks -------------------------------------------------------------------------------------------
+
+    def _compose(self, response: Response) -> Framing:
+        return response_head(self.exchange, response, keep_alive=self._link.keeps_alive())
+
+    def _interim(self, response: Response) -> bytes | None:
+        return interim_head(self.exchange, response)

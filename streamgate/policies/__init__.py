@@ -1,0 +1,1 @@
+"""Reasons to admit, refuse, change or repeat an exchange; one file each, decisions only."""

@@ -1,0 +1,1 @@
+"""What tests hold in their hands: a far end, a clock, ports, waiting, corpora."""

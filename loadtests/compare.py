@@ -77,7 +77,9 @@ class Comparison:
         with tempfile.TemporaryDirectory(prefix="loadtests-") as folder:
             try:
                 with running.started(peer, Place(Path(folder), upstream, nowhere), self._cores.proxy) as started:
+                    company = machine.Company()
                     values = uvloop.run(measures.ALL[measure](started, effort))
+                    values["others_cores"] = company.cores()
             except FAILURES as reason:
                 self.failures.append({"measure": measure, "peer": peer.name, "round": str(len(self.rounds)), "why": str(reason)})
                 return f"FAILED: {reason}"

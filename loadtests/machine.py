@@ -3,11 +3,12 @@
 import os
 import platform
 import sys
+import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from loadtests import installs, wrk
+from loadtests import installs, processes, wrk
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,25 @@ def stolen_s() -> float:
     """Seconds, over all cores and since boot, in which the hypervisor gave our cores to somebody else."""
     ticks = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     return int(ticks[8]) / os.sysconf("SC_CLK_TCK")
+
+
+def busy_s() -> float:
+    """Seconds of processor time used by anybody, over all cores and since boot."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]]
+    idle, waiting = ticks[3], ticks[4]
+    return (sum(ticks) - idle - waiting) / os.sysconf("SC_CLK_TCK")
+
+
+class Company:
+    """How much of the machine others use: everything that runs, less this process and all it has started."""
+
+    def __init__(self) -> None:
+        self._began_s, self._busy_s, self._ours_s = time.monotonic(), busy_s(), processes.cpu_s(os.getpid())
+
+    def cores(self) -> float:
+        """Cores that others have kept busy since then, on average."""
+        theirs_s = (busy_s() - self._busy_s) - (processes.cpu_s(os.getpid()) - self._ours_s)
+        return max(0.0, theirs_s) / max(time.monotonic() - self._began_s, 0.001)
 
 
 def tools() -> dict[str, str]:

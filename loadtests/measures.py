@@ -1,36 +1,48 @@
 """The five measurements. Each takes a running peer and gives {metric: value} for one round; units stand in the names."""
 
 import asyncio
+import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from loadtests import drops, figures, wrk
 from loadtests.running import Running
-from loadtests.swarm import Load, Swarm, Tally
+from loadtests.swarm import HOST, Load, Swarm, Tally, fetch
 
 Values = dict[str, float]
 SETTLE_S = 1.0
-STARTING = 50
-"""Streams opened and closed before memory is first read: code loaded on first use is no cost of a stream."""
+STARTING_SHARE = 0.02
+"""Of the streams, opened and closed before memory is first read: code loaded on first use is no cost of a stream. Their memory
+may be used again by the first of the counted ones, so they are few."""
+OPEN_WITHIN_S = 60.0
+IDLE_BUSY = 0.05
+"""A proxy that uses less of its core than this has nothing left to do."""
+IDLE_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How much of each measurement is done."""
 
+    warm_up_s: float = 1.0
     requests_s: float = 5.0
     tokens_s: float = 10.0
     first_tokens_s: float = 10.0
     streams: int = 300
     rate_per_s: float = 50.0
     idle_streams: int = 1000
+    connections: int = 64
     drops: int = 100
     connecting_drops: int = 20
 
     def for_slow(self) -> "Effort":
-        """For a peer that would drown in the full load: a thirtieth of the streams at a fifth of the rate."""
+        """For a peer that would drown in the full load: a thirtieth of the streams at a fifth of the rate, an eighth of the
+        connections, and longer runs, because requests that take a second each would mostly be cut off by the end of short ones.
+        """
         return replace(
-            self, streams=max(2, self.streams // 30), rate_per_s=self.rate_per_s / 5, idle_streams=self.idle_streams // 10,
+            self, connections=self.connections // 8, requests_s=self.requests_s * 2,
+            warm_up_s=self.warm_up_s * 5, streams=max(2, self.streams // 30), rate_per_s=self.rate_per_s / 5, idle_streams=self.idle_streams // 10,
             drops=max(5, self.drops // 10), connecting_drops=max(2, self.connecting_drops // 4),
         )  # fmt: skip
 
@@ -51,15 +63,36 @@ def _whole(tally: Tally) -> None:
         raise BrokenRunError(msg)
 
 
+async def _idle(running: Running) -> None:
+    """Wait until the proxy has done with what a warm-up left behind; some go on serving clients that have gone."""
+    patience, step_s = time.monotonic() + IDLE_WITHIN_S, 0.2
+    while running.process and time.monotonic() < patience:
+        before_s = running.cpu_s()
+        await asyncio.sleep(step_s)
+        if running.cpu_s() - before_s <= IDLE_BUSY * step_s:
+            return
+
+
+async def _all_open(running: Running, streams: int) -> None:
+    """Wait until the upstream streams to every client. Raises BrokenRunError when it does not come to that."""
+    patience = time.monotonic() + OPEN_WITHIN_S
+    while (there := json.loads(await fetch(HOST, running.place.upstream, "/stats"))["open_streams"]) < streams:
+        if time.monotonic() > patience:
+            msg = f"{there} of {streams} streams were open after {OPEN_WITHIN_S:.0f} s"
+            raise BrokenRunError(msg)
+        await asyncio.sleep(0.1)
+
+
 async def requests(running: Running, effort: Effort) -> Values:
-    """Small requests over 64 connections: per second of the proxy's processor time, and per second of ours."""
+    """Small requests over kept connections: per second of the proxy's processor time, and per second of ours."""
     values: Values = {}
     for work in (wrk.JSON, wrk.CHAT):
         if work is wrk.JSON and not running.peer.serves_json:
             continue
-        await wrk.hammer(running.address, work, 1.0)
+        await wrk.hammer(running.address, work, effort.connections, effort.warm_up_s)
+        await _idle(running)
         before_s = running.cpu_s() if running.process else 0.0
-        rate = await wrk.hammer(running.address, work, effort.requests_s)
+        rate = await wrk.hammer(running.address, work, effort.connections, effort.requests_s)
         values[f"{work.name}_requests_per_s"] = rate.requests / rate.seconds
         if running.process:
             used_s = running.cpu_s() - before_s
@@ -71,6 +104,7 @@ async def requests(running: Running, effort: Effort) -> Values:
 async def tokens(running: Running, effort: Effort) -> Values:
     """Streams that do not end: what one relayed token costs, and how evenly tokens come."""
     async with Swarm(running.address, Load(rate_per_s=effort.rate_per_s), effort.streams) as swarm:
+        await _all_open(running, effort.streams)
         await asyncio.sleep(SETTLE_S)
         tokens_before, cpu_before_s = swarm.tally.tokens, running.cpu_s() if running.process else 0.0
         tally = await swarm.record(effort.tokens_s)
@@ -104,11 +138,13 @@ async def memory(running: Running, effort: Effort) -> Values:
     """Streams that hardly say anything: memory with them, less memory before them, shared among them."""
     if not running.process:
         return {}
-    async with Swarm(running.address, Load(rate_per_s=1), STARTING, ramp_s=0.5):
+    async with Swarm(running.address, Load(rate_per_s=1), starting := max(1, round(effort.idle_streams * STARTING_SHARE))):
+        await _all_open(running, starting)
         await asyncio.sleep(SETTLE_S)
-    await asyncio.sleep(SETTLE_S)
+    await _idle(running)
     before = running.memory_bytes()
     async with Swarm(running.address, Load(rate_per_s=1), effort.idle_streams, ramp_s=2.0) as swarm:
+        await _all_open(running, effort.idle_streams)
         await asyncio.sleep(2 * SETTLE_S)
         grown = running.memory_bytes() - before
     _whole(swarm.tally)

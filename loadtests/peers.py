@@ -65,7 +65,8 @@ class Streamgate(Peer):
         return program
 
     def command(self, place: Place) -> list[str]:
-        """One configuration file."""
+        """One configuration file; the records go elsewhere, because its folder is watched for changes."""
+        (place.folder / "records").mkdir()
         path = place.file("streamgate.yaml", self.document(place))
         return [str(self._program()), "run", "-c", str(path)]
 
@@ -86,7 +87,7 @@ class Streamgate(Peer):
                     {"id": "nowhere", "match": {"paths": ["/nowhere/*"]}, "to": {"service": "nowhere"}},
                     {"id": "all", "match": {"paths": ["/*"]}, "to": {"service": "model"}},
                 ],
-                "telemetry": {"records": str(place.folder / "records.jsonl")},
+                "telemetry": {"records": str(place.folder / "records/records.jsonl")},
             },
             sort_keys=False,
         )

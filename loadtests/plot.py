@@ -10,6 +10,7 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
 from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: E402
 
 from loadtests import figures, report  # noqa: E402
 
@@ -50,6 +51,9 @@ def write(result: report.Result, path: Path) -> None:
         _draw(axes, panel, spreads[panel])
     for axes in list(grid.flat)[len(shown) :]:
         axes.set_visible(False)
+    rounds = len(result["rounds"])
+    spans = f"dot: median of {rounds} rounds, line: lowest to highest; " if rounds > 1 else ""
+    figure.supxlabel(f"{spans}one worker on one core; logarithmic scales; dashed: streamgate's own budget", fontsize=8, color=THEIRS)
     figure.tight_layout(h_pad=1.6, w_pad=2.5)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=130)
     plt.close(figure)
@@ -67,7 +71,8 @@ def _draw(axes: Axes, panel: Panel, spreads: dict[str, figures.Spread | None]) -
         axes.plot([max(found.low, found.median / 100), found.high], [place, place], color=colour, linewidth=2, alpha=0.45)
         axes.plot([found.median], [place], "o", color=colour, markersize=6)
         axes.annotate(
-            report.number(found.median), (found.high, place), (7, 0), textcoords="offset points", va="center", color=colour, fontsize=8,
+            report.number(found.median), (found.high, place), (7, 0), textcoords="offset points", va="center", color=colour,
+            fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
         )  # fmt: skip
     if panel.budget is not None:
         axes.axvline(panel.budget, color=OURS, linewidth=1, linestyle=(0, (4, 3)))
@@ -82,7 +87,9 @@ def _draw(axes: Axes, panel: Panel, spreads: dict[str, figures.Spread | None]) -
     axes.set_xlim(min(values, default=1) / 1.8, max(values, default=1) * 3)
     axes.set_ylim(-0.6, len(spreads) - 0.1)
     axes.set_yticks(range(len(spreads)), list(reversed(spreads)))
-    axes.set_title(f"{panel.title}  ({panel.better}, log scale)", loc="left", fontsize=9, color=INK)
+    axes.set_title(f"{panel.title} ({panel.better})", loc="left", fontsize=9, color=INK)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, colors=INK)

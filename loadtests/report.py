@@ -11,6 +11,8 @@ from loadtests import drops, figures
 
 Result = dict[str, Any]
 OURS = "streamgate"
+QUIET_CORES = 0.1
+"""What others may use of the machine while something is measured."""
 
 
 def cancel_metric(window: str) -> str:
@@ -160,6 +162,7 @@ def _about(result: Result) -> list[str]:
     where = f"{machine['cpu']}, {machine['cores']} cores{' of a virtual machine' if machine['hypervisor'] else ''}"
     tools = ", ".join(f"{name} {version}" for name, version in result["tools"].items())
     lines = [
+        *_company(result),
         f"{result['date'][:10]}, commit {result['commit'] or 'unknown'}; {where}, {machine['memory_gib']} GiB, kernel"
         f" {machine['kernel']}; {tools}. Proxy alone on core {cores['proxy']}; median of {rounds} interleaved round"
         f"{'s (lowest–highest)' if rounds > 1 else ''}; load before {machine['load_before']}, stolen {result['stolen_s']} s"
@@ -167,8 +170,8 @@ def _about(result: Result) -> list[str]:
     ]
     if cores["shared"]:
         lines.append(
-            "Origin and load generator share the other core and are busy before nginx is, so the rate to compare is requests"
-            " per second of the proxy's own CPU time; the clock's rate stands below it.",
+            "Origin and load generator share the other core and may be its limit before a fast proxy is, so the rate to compare is"
+            " requests per second of the proxy's own CPU time; the clock's rate stands below it.",
         )
     if result["quick"]:
         lines.append("**A quick run: it shows that everything works; its figures are no results.**")
@@ -185,8 +188,9 @@ def _notes(result: Result) -> list[str]:
             lines.append(f"- {name}: {known['note']}")
     if "missing" not in result["peers"].get("litellm", {"missing": ""}):
         lines.append(
-            f"- Full load: {full['streams']} streams × {full['rate_per_s']:g} tokens/s, {full['idle_streams']} idle streams; LiteLLM's:"
-            f" {slow['streams']} × {slow['rate_per_s']:g}, {slow['idle_streams']} idle.",
+            f"- Full load: {full['streams']} streams × {full['rate_per_s']:g} tokens/s, {full['idle_streams']} idle streams,"
+            f" {full['connections']} connections; LiteLLM's: {slow['streams']} × {slow['rate_per_s']:g}, {slow['idle_streams']},"
+            f" {slow['connections']}.",
         )
     if any(cell >= drops.PATIENCE_S * 1000 for cell in _cancel_cells(result)):
         lines.append(f"- A cancel of {drops.PATIENCE_S * 1000:.0f} ms means: not seen by then, when we stopped waiting.")
@@ -195,6 +199,18 @@ def _notes(result: Result) -> list[str]:
         for failure in result["failures"]
     ]
     return lines
+
+
+def _company(result: Result) -> list[str]:
+    """What others did on this machine meanwhile, said first when it was too much."""
+    cells = [values["others_cores"] for done in result["rounds"] for peers in done.values() for values in peers.values()]
+    loud = sum(cores > QUIET_CORES for cores in cells)
+    if not loud:
+        return []
+    return [
+        f"**The machine was not quiet: in {loud} of {len(cells)} measurements others kept more than {QUIET_CORES:.0%} of a core busy"
+        f" (at most {max(cells):.0%}). These figures are no results.**",
+    ]
 
 
 def _cancel_cells(result: Result) -> Iterable[float]:

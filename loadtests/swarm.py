@@ -24,6 +24,8 @@ from loadtests import figures, processes, stamps
 
 HOST = "127.0.0.1"
 COMPLETIONS = "/v1/chat/completions"
+CATCH_UP_S = 0.2
+"""After our own collector's pause, before times are recorded: what piled up meanwhile is not the proxy's doing."""
 AGAIN_AFTER_S = 0.1
 """How long a client waits after a refusal before it asks again, so that a dead proxy is not hammered."""
 
@@ -276,9 +278,10 @@ class Swarm:
 
     async def record(self, seconds: float) -> Tally:
         """Record times for this long, without the garbage collector's pauses; the tally."""
-        self.tally.forget_times()
         gc.collect()
         gc.disable()
+        await asyncio.sleep(CATCH_UP_S)
+        self.tally.forget_times()
         self.tally.recording = True
         await asyncio.sleep(seconds)
         self.tally.recording = False

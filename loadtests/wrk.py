@@ -1,4 +1,4 @@
-"""Many small requests over 64 kept connections: with wrk where it is installed, else with our own swarm."""
+"""Many small requests over kept connections: with wrk where it is installed, else with our own swarm."""
 
 import asyncio
 import re
@@ -10,8 +10,6 @@ from pathlib import Path
 
 from loadtests import installs
 from loadtests.swarm import Address, Load, Swarm, request
-
-CONNECTIONS = 64
 
 
 class BadAnswersError(Exception):
@@ -84,18 +82,18 @@ def parse(text: str) -> Rate:
     return Rate(int(found[1]), float(found[2]) * unit_s)
 
 
-async def hammer(address: Address, work: Work, seconds: float) -> Rate:
-    """Repeat one request over 64 connections for so long. Raises BadAnswersError."""
+async def hammer(address: Address, work: Work, connections: int, seconds: float) -> Rate:
+    """Repeat one request over some connections for so long. Raises BadAnswersError."""
     found = program()
-    return await (_wrk(found, address, work, seconds) if found else _own(address, work, seconds))
+    return await (_wrk(found, address, work, connections, seconds) if found else _own(address, work, connections, seconds))
 
 
-async def _wrk(program: str, address: Address, work: Work, seconds: float) -> Rate:
+async def _wrk(program: str, address: Address, work: Work, connections: int, seconds: float) -> Rate:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "request.lua"
         script.write_text(work.script())  # noqa: ASYNC240 - nothing else runs meanwhile
         url = f"http://{address.host}:{address.port}{work.path}"
-        options = ["-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", str(script)]
+        options = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", str(script)]
         process = await asyncio.create_subprocess_exec(
             program, *options, url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
@@ -103,9 +101,9 @@ async def _wrk(program: str, address: Address, work: Work, seconds: float) -> Ra
     return parse(out.decode())
 
 
-async def _own(address: Address, work: Work, seconds: float) -> Rate:
+async def _own(address: Address, work: Work, connections: int, seconds: float) -> Rate:
     load = Load(repeat=True, data=work.data(address))
-    async with Swarm(address, load, CONNECTIONS, ramp_s=0.1) as swarm:
+    async with Swarm(address, load, connections, ramp_s=0.1) as swarm:
         before, start = swarm.tally.completed, time.monotonic()
         await asyncio.sleep(seconds)
         rate = Rate(swarm.tally.completed - before, time.monotonic() - start)

@@ -9,7 +9,7 @@ Assumptions of `Routes`, kept on purpose (each makes the table smaller and its a
 - `/v1/*` matches `/v1/` and everything below it, neither `/v1` nor `/v1x`; `/*` matches everything;
 - a trailing slash counts: `/v1/models` and `/v1/models/` are two paths;
 - parameters (`;…`) are no part of a segment when it is compared, but are sent on; segments left empty by that vanish;
-- hosts are names without port, compared in lower-case without a trailing dot; `*.example.com` matches any name below
+- hosts are compared in lower-case, without a port and without a trailing dot; `*.example.com` matches any name below
   `example.com`, however deep, and not `example.com` itself;
 - methods are compared as they are (RFC 9110 §9.1); whoever allows GET allows HEAD;
 - best first: exact host, longest wildcard, any host; then whole path, longest prefix; then routes that name methods;
@@ -329,6 +329,7 @@ class _Table(Generic[P]):
 _PARAMETERS = re.compile(rb";[^/]*")
 _SLASHES = re.compile(rb"//+")
 _HOST = re.compile(r"(?:\*\.)?(?:[a-z0-9_-]+\.)*[a-z0-9_-]+|\[[0-9a-f:.]+\]")
+_HOST_PORT = re.compile(rb":[0-9]*\Z")
 _METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HOST_BYTES = 253  # the longest DNS name (RFC 1035 §2.3.4)
 _REMEMBERED = 4096  # requests seen lately; an entry is some 300 bytes
@@ -358,7 +359,7 @@ class Routes(Generic[P]):
         return known.setdefault(host.removeprefix("*").encode(), _Table())
 
     def match(self, host: bytes, path: bytes, method: bytes) -> Matched[P] | WrongMethod | None:
-        """Return the best route for a host without port, a canonical path and a method; None when none has this path.
+        """Return the best route for a host, a canonical path and a method; None when none has this path.
 
         Answers are remembered by the bytes given, since most requests repeat one; at most 4096 of them.
         """
@@ -389,7 +390,7 @@ class Routes(Generic[P]):
     def _tables(self, host: bytes) -> list[_Table[P]]:
         tables = [self._any]
         if self._wildcards or self._hosts:
-            host = host.lower().removesuffix(b".")
+            host = _name(host)
             place = host.rfind(b".") if self._wildcards and len(host) <= _HOST_BYTES else -1
             while place > 0:
                 table = self._wildcards.get(host[place:])
@@ -407,7 +408,7 @@ class Routes(Generic[P]):
 
     def explain(self, host: bytes, path: bytes, method: bytes) -> tuple[Candidate[P], ...]:
         """Return what became of every entry, best first, for a request that `match` would be asked about."""
-        host, path = host.lower().removesuffix(b"."), _compared(path)
+        host, path = _name(host), _compared(path)
         found: list[Candidate[P]] = []
         winner: Entry[P] | None = None
         for entry in self._entries:
@@ -417,6 +418,11 @@ class Routes(Generic[P]):
             found.append(Candidate(entry, chosen=reason is None, reason=reason or "matches"))
             winner = winner or (entry if reason is None else None)
         return tuple(found)
+
+
+def _name(host: bytes) -> bytes:
+    """Return the host as it is compared; a port must not lead past a host's own routes to those of any host."""
+    return _HOST_PORT.sub(b"", host).lower().removesuffix(b".")
 
 
 def _compared(path: bytes) -> bytes:

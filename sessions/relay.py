@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
+
+import msgspec
 
 from sessions.sse import StreamEnd
 from streamgate.errors import (
@@ -68,8 +70,7 @@ class Limits:
     write_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True, gc=False):
     """An upstream's response head. ``length`` None with ``chunked`` false means: until the connection ends."""
 
     status: int
@@ -80,8 +81,7 @@ class Response:
     has_body: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
+class Framing(msgspec.Struct, frozen=True, gc=False):
     """How our answer is framed for this client: the composed head, and how its body ends.
 
     ``chunked``: in chunks. ``open``: with the connection (HTTP/1.0). Neither: by its length, which nothing may be added to.
@@ -107,16 +107,38 @@ class Again(Exception):
         self.response = response
 
 
-@dataclass(slots=True)
-class Hooks:
-    """What others want to know or decide. ``judge`` may raise Again; ``compose`` frames the answer for this client."""
+class Guide(Protocol):
+    """What others decide about an answer on its way, and what they want to know of its tokens."""
 
-    judge: Callable[[Response], None]
-    compose: Callable[[Response], Framing]
-    interim: Callable[[Response], bytes | None]
-    trailer: Callable[[Headers], bytes]
-    gap: Callable[[float], None]
-    first: Callable[[float], None]
+    def judge(self, response: Response) -> None:
+        """May this answer be given? Raises Again when another attempt is better."""
+
+    def compose(self, response: Response) -> Framing:
+        """Our head and framing for it."""
+        ...
+
+    def interim(self, response: Response) -> bytes | None:
+        """A 1xx as this client may see it, if it may."""
+        ...
+
+    def trailer(self, trailers: Headers) -> bytes:
+        """The lines of the trailer fields that may pass."""
+        ...
+
+    def first(self, after_s: float) -> None:
+        """A stream's first byte came this long after the request."""
+
+    def gap(self, gap_s: float) -> None:
+        """This long passed between two writes of a stream."""
+
+
+class _Gone:
+    """Guides nothing: what an ended relay may still be told has no consequence."""
+
+    judge = compose = interim = trailer = first = gap = staticmethod(lambda _what: None)
+
+
+_GONE: Final = cast("Guide", _Gone())
 
 
 class Relay:
@@ -130,7 +152,7 @@ class Relay:
         "_end",
         "_exchange",
         "_head",
-        "_hooks",
+        "_guide",
         "_idle_armed",
         "_last",
         "_limits",
@@ -153,12 +175,12 @@ class Relay:
     )
 
     def __init__(
-        self, exchange: Exchange, client: Client, limits: Limits, hooks: Hooks, now: Callable[[], float]
+        self, exchange: Exchange, client: Client, limits: Limits, guide: Guide, now: Callable[[], float]
     ) -> None:
         self._exchange = exchange
         self._client = client
         self._limits = limits
-        self._hooks = hooks
+        self._guide = guide
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._upstream: Upstream | None = None
@@ -207,20 +229,20 @@ class Relay:
     def on_interim(self, response: Response) -> None:
         """A 1xx came: pass it on where this client can read one (RFC 9110 §15.2)."""
         self._mark = self._now()
-        head = self._hooks.interim(response)
+        head = self._guide.interim(response)
         if head is not None and self._head is None and not self._exchange.committed and self.limit_bytes is None:
             self._client.write(head)
 
     def on_head(self, response: Response) -> bool:
         """The final response head came. False: this attempt is over, the connection is of no more use."""
         try:
-            self._hooks.judge(response)
+            self._guide.judge(response)
         except Again as again:
             self._fail_attempt(again)
             return False
         self._responding = True
         self._mark = self._now()
-        framing = self._hooks.compose(response)
+        framing = self._guide.compose(response)
         self._exchange.status = response.status
         self._head = framing.head
         self._chunked = framing.chunked
@@ -268,9 +290,9 @@ class Relay:
             self._body_seen = True
             exchange.first_byte_at = now
             if self._stream:
-                self._hooks.first(now - exchange.started_at)
+                self._guide.first(now - exchange.started_at)
         elif self._stream:
-            self._hooks.gap(now - self._last)
+            self._guide.gap(now - self._last)
         self._last = now
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (size, data)
@@ -279,7 +301,7 @@ class Relay:
         self._write(data)
 
     def _last_chunk(self, trailers: Headers | None) -> bytes:
-        return b"0\r\n" + self._hooks.trailer(trailers) + b"\r\n" if trailers else LAST_CHUNK
+        return b"0\r\n" + self._guide.trailer(trailers) + b"\r\n" if trailers else LAST_CHUNK
 
     def on_lost(self, fault: UpstreamFault) -> None:
         """The upstream's connection ended, or what came over it is no HTTP, before the answer was whole."""
@@ -345,6 +367,10 @@ class Relay:
     def drained_bytes(self) -> int | None:
         """Bytes read after the client had left, where that was asked for."""
         return self._size if self.limit_bytes is not None else None
+
+    def part(self) -> None:
+        """It is over and recorded: let go of who guided it, so that nothing waits for the garbage collector."""
+        self._guide = _GONE
 
     # -- endings -------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -36,6 +37,7 @@ from streamgate.edge.guard import HeadLimits
 from streamgate.edge.lane import LaneProtocol
 from streamgate.edge.server import drained, make_server, sweep
 from streamgate.edge.tls import renew, server_context
+from streamgate.exchange import Exchange
 from streamgate.headers import Networks
 from streamgate.kept import Kept
 from streamgate.lease import Count
@@ -45,6 +47,7 @@ from streamgate.observe.process import process_families
 from streamgate.observe.records import Records
 from streamgate.observe.siblings import Siblings
 from streamgate.pipeline.build import Builder, Built
+from streamgate.pipeline.plan import Plan
 from streamgate.pipeline.upstream import Kit
 from streamgate.tasks import Tasks
 
@@ -112,10 +115,11 @@ class Worker:
             drain_bytes=gate.disconnect_drain.bytes,
             drain_s=gate.disconnect_drain.time or 0.0,
             pseudonym=b"streamgate-" + os.environ[_INSTANCE].encode(),
-            settle=lambda *args: self.gateway.settle(*args),
+            settle=_unsettled,
         )
         name = secrets.token_hex(4).encode()
         self.gateway = Gateway(kit=kit, metrics=self._metrics, records=records, worker=name)
+        kit.settle = self.gateway.settle
         self._metrics.extra += [process_families, records.families]
         run_dir = os.environ.get(_RUN_DIR)
         self._siblings = Siblings(Path(run_dir) if run_dir else None, self._metrics.families)
@@ -132,6 +136,9 @@ class Worker:
         await self._siblings.open()
         await self._open_admin(app)
         self._tasks.spawn(sweep(self.gateway), name="sweep")
+        gc.collect()
+        gc.freeze()  # what is here now stays; and what comes is mostly freed by itself: look for cycles seldom,
+        gc.set_threshold(20_000, 20, 100)  # since a full look at thousands of streams holds all of them up
         self._tasks.spawn(watch(lambda: self._reload.files, stop=self._stop, on_change=self.reload), name="watch")
         gate = self._reload.current.spec.gate
         self._log.info(
@@ -234,6 +241,10 @@ class Worker:
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._log.error("background task failed", extra={"task": name}, exc_info=error)
+
+
+def _unsettled(_exchange: Exchange, _plan: Plan, _drained_bytes: int | None) -> None:
+    """Stands in until the gateway that settles is made."""
 
 
 def _records_fd(telemetry: Telemetry) -> int | None:

@@ -64,10 +64,13 @@ class IllegalMove(Exception):
     """A stage moved an exchange where the table forbids it: a defect of ours, never of a client."""
 
 
+_NONE: dict[bytes, list[bytes]] = {}
+
+
 class Exchange:
     """One request on its way. Bytes are kept as they came; times are monotonic seconds.
 
-    ``headers`` holds (name as received, value) pairs; ``path`` is canonical, ``target`` what goes upstream with the query.
+    ``headers`` holds (name as received, value) pairs, ``named`` the values of those the gateway reads itself; ``path`` is canonical, ``target`` what goes upstream with the query.
     """
 
     __slots__ = (
@@ -84,6 +87,7 @@ class Exchange:
         "host",
         "http10",
         "method",
+        "named",
         "path",
         "pattern",
         "peer_address",
@@ -111,11 +115,13 @@ class Exchange:
         headers: list[tuple[bytes, bytes]],
         http10: bool,
         started_at: float,
+        named: dict[bytes, list[bytes]] = _NONE,
     ) -> None:
         self.method = method
         self.path = path
         self.query = query
         self.host = host
+        self.named = named
         self.headers = headers
         self.http10 = http10
         self.started_at = started_at

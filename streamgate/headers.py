@@ -47,7 +47,7 @@ The `x-original-…` and `x-rewrite-url` names are here because some frameworks 
 ASSERTED_PREFIXES: Final = (b"x-forwarded-", b"x-streamgate-")
 
 _OWN_FRAMING = frozenset(b"host content-length expect".split())  # written anew for each upstream request
-_VARIANT_PREFIXES = (b"accept-", b"access-control-", b"content-", b"if-", b"proxy-", b"sec-", b"set-", b"transfer-")
+_VARIANT_PREFIXES = (b"accept-", b"access-control-", b"content-", b"if-", b"proxy-", b"sec-", b"set-")
 _VARIANTS = frozenset(
     b"api-key cache-control idempotency-key last-event-id max-forwards user-agent www-authenticate x-api-key"
     b" x-http-method x-http-method-override x-method-override".split()

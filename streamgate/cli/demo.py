@@ -27,12 +27,12 @@ INTERRUPTED: Final = 130
 """The exit code shells give a program that SIGINT ended."""
 
 
-@click.command()
+@click.command("demo")
 @click.option("--scripted", is_flag=True, help="A scripted server in the model's place: no packages, invented words.")
 @click.option("--port", type=PORT, default=8080, show_default=True, help="The gateway's; 0 takes a free one.")
 @click.option("--admin-port", type=PORT, default=8081, show_default=True, help="Its admin port; 0 takes a free one.")
 @click.option("--once", is_flag=True, help="Stop after the first completion.")
-def demo(*, scripted: bool, port: int, admin_port: int, once: bool) -> None:
+def command(*, scripted: bool, port: int, admin_port: int, once: bool) -> None:
     """Try the gateway: it and a small model start here, one completion streams through, and both stay up."""
     console = Console(highlight=False, soft_wrap=True)
     for stop in (signal.SIGTERM, signal.SIGHUP):
@@ -60,7 +60,7 @@ class _Steps:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._status: "Status | None" = console.status("") if console.is_terminal else None
+        self._status: Status | None = console.status("") if console.is_terminal else None
 
     def __enter__(self) -> Self:
         return self

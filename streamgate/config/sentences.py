@@ -30,7 +30,7 @@ SENTENCES: Final[dict[str, str]] = {
     "not_available": "`{name}` is not available in this version; remove it",
     # units
     "duration": "{given} is not a duration; write a number and a unit, such as 250ms, 2s, 5m or 1h",
-    "duration_unit": '{given} has no unit; write "{bare}s" for seconds or "{bare}ms" for milliseconds',
+    "duration_unit": '{given} has no unit; write "{bare}s" for seconds, "{bare}ms" for milliseconds',
     "duration_off": "cannot be off; write a duration such as 30s",
     "duration_zero": "must be longer than 0s",
     "duration_zero_or_off": "must be longer than 0s; write off for no limit",

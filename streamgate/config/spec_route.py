@@ -66,7 +66,7 @@ def parse_host_pattern(value: str) -> str:
     name = value.lower().removesuffix(".")
     host = name.removeprefix("*.")
     if not is_host(host) or (host != name and host.startswith("[")):
-        raise refused("host_port" if is_authority(host) else "host", value)
+        raise refused("host_port" if is_authority(host) and not is_host(host) else "host", value)
     return name
 
 

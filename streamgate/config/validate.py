@@ -141,7 +141,9 @@ def _unused(spec: Spec) -> Iterator[Finding]:
         message = "there are no routes, so every request is answered 404; add one"
         yield Finding(("routes",), message, severity="warning")
         return
-    used = {route.to.service for route in spec.routes}
+    used = {route.to.service for route in spec.routes if route.to.service is not None}
+    if used - {service.id for service in spec.services}:
+        return  # a route that leads nowhere was probably meant to use one of them
     targets: tuple[Loc, ...] = tuple(("routes", i, "to") for i in range(len(spec.routes)))
     for position, service in enumerate(spec.services):
         if service.id not in used:

@@ -82,6 +82,9 @@ def main(host: str, port: int) -> None:
     params.port = port
     params.n_parallel = SLOTS
     params.n_ctx = CONTEXT_TOKENS * SLOTS  # the context is shared out among the slots
+    # One thread generates 90 tokens a second. Several wait for each other by spinning, and on cores that others use too
+    # that took ten times as long.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.endpoint_metrics = True  # tokens_predicted_total shows what a cancelled request still cost
     params.ui = False
     server = llama.Server(params)  # returns once the model is loaded; serves until its object goes

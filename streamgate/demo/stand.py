@@ -62,7 +62,7 @@ def stand(*, scripted: bool, port: int, admin_port: int, say: Callable[[str], No
             config, records = folder / "streamgate.yaml", folder / "records.jsonl"
             config.write_text(configuration(port, admin_port, upstream_port, records, scripted=scripted))
             say("starting the gateway")
-            command = [sys.executable, "-m", "streamgate.cli.main", "run", "-c", str(config)]
+            command = [sys.executable, "-m", "streamgate.cli", "run", "-c", str(config)]
             with Child("gateway", command, folder) as gateway:
                 gateway.wait_ready(f"http://{HOST}:{admin_port}/-/readyz", READY_S)
                 yield Stand(

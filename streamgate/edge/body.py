@@ -129,9 +129,23 @@ class Body:
         self._reading.release()
 
 
+class _Unread:
+    """The reading of a body that needs none."""
+
+    def hold(self) -> None:
+        """Nothing to hold."""
+
+    def release(self) -> None:
+        """Nothing to release."""
+
+
 def _never() -> bool:
     return False
 
 
 def _nowhere(_data: bytes, _last: bool) -> None:  # noqa: FBT001  # the shape of a Sink
     return
+
+
+NO_BODY: Final = Body(bytearray(), 0, _Unread())
+"""The body of every request that has none."""

@@ -12,14 +12,15 @@ from routers.paths import BadTarget, Routes, WrongMethod as NotAllowed, canonica
 from streamgate.edge.guard import Head, HeadLimits
 from streamgate.errors import Fault, NoRoute, NotFramed, WrongMethod
 from streamgate.exchange import Dialect, Exchange, State, Terminal
-from streamgate.headers import Networks, Peer, client_address, valid_request_id, values
-from streamgate.observe.metrics import METHODS, Metrics
+from streamgate.headers import Networks, Peer, client_address, valid_request_id
+from streamgate.observe.metrics import METHODS, Metrics, RouteMetrics
 from streamgate.observe.records import Records, record_of
 from streamgate.observe.traces import incoming, outgoing
 from streamgate.pipeline.plan import Plan
 from streamgate.pipeline.upstream import Kit
 
 NO_ROUTE: Final = "_none"
+_NO_END: Final = Terminal.UPSTREAM_ERROR
 _AI: Final = re.compile(
     rb"/(?:chat/(completions)|(?:v1|openai|deployments/[^/]+)/(?:(completions|embeddings|models|audio/.*|images/.*)|(responses)(?:/[^/]+)?|(messages)))$"
 )
@@ -77,9 +78,9 @@ class Gateway:
         return dialect_of(head.target.partition(b"?")[0]), self._request_id(head)
 
     def _request_id(self, head: Head) -> bytes:
-        for name, value in head.headers:
-            if len(name) == 12 and name.lower() == b"x-request-id" and valid_request_id(value):  # noqa: PLR2004
-                return value
+        given = head.named.get(b"x-request-id")
+        if given is not None and len(given) == 1 and valid_request_id(given[0]):
+            return given[0]
         return self.new_request_id()
 
     def enter(self, head: Head, peer: Peer) -> Entry:
@@ -107,20 +108,21 @@ class Gateway:
             headers=head.headers,
             http10=head.http10,
             started_at=self.kit.clock.now(),
+            named=head.named,
         )
         exchange.dialect = dialect_of(path)
         exchange.request_id = self._request_id(head)
         exchange.peer_address = peer.address
         exchange.client_address = (
-            client_address(peer.address, values(head.headers, b"x-forwarded-for"), self.trusted) if peer.trusted else peer.address
+            client_address(peer.address, head.named.get(b"x-forwarded-for", ()), self.trusted) if peer.trusted else peer.address
         )
         exchange.pattern = found.pattern
         self._trace(exchange)
         return Entry(exchange, plan)
 
     def _trace(self, exchange: Exchange) -> None:
-        parents = values(exchange.headers, b"traceparent")
-        context = incoming(parents, values(exchange.headers, b"tracestate")) if parents else None
+        parents = exchange.named.get(b"traceparent")
+        context = incoming(parents, exchange.named.get(b"tracestate", ())) if parents else None
         sent = outgoing(context, self.kit.clock.token)
         exchange.traceparent, exchange.tracestate, exchange.trace_id, exchange.span_id = sent
 
@@ -146,33 +148,33 @@ class Gateway:
         exchange.status = fault.status
         exchange.fault = fault
         exchange.state = State.REFUSED
-        self._count_and_record(exchange, NO_ROUTE, "-", now, self.number, None)
+        self._count_and_record(exchange, self.metrics.route(NO_ROUTE), NO_ROUTE, "-", self.number, None)
 
     def unsent(self, exchange: Exchange, plan: Plan, fault: Fault) -> None:
         """Count and record what a plan refused before anything was sent."""
         exchange.status = fault.status
         exchange.fault = fault
         exchange.move(State.REFUSED)
-        self._count_and_record(exchange, plan.route, exchange.pattern, self.kit.clock.now(), plan.number, None)
+        self._count_and_record(exchange, plan.metrics, plan.route, exchange.pattern, plan.number, None)
 
     def responded(self, exchange: Exchange, plan: Plan) -> None:
         """Count and record an answer of the route's own."""
         exchange.status = plan.respond.status if plan.respond is not None else 204
-        self._count_and_record(exchange, plan.route, exchange.pattern, self.kit.clock.now(), plan.number, None)
+        self._count_and_record(exchange, plan.metrics, plan.route, exchange.pattern, plan.number, None)
 
     def settle(self, exchange: Exchange, plan: Plan, drained_bytes: int | None) -> None:
         """Count and record a relayed exchange, once, at its end."""
         cells = plan.metrics
-        cells.streams[exchange.terminal or Terminal.UPSTREAM_ERROR] += 1
+        cells.streams[exchange.terminal or _NO_END] += 1
         cells.bytes_in += exchange.bytes_in
         cells.bytes_out += exchange.bytes_out
-        self._count_and_record(exchange, plan.route, exchange.pattern, self.kit.clock.now(), plan.number, drained_bytes)
+        self._count_and_record(exchange, cells, plan.route, exchange.pattern, plan.number, drained_bytes)
 
     def _count_and_record(  # noqa: PLR0913  # what a record says
-        self, exchange: Exchange, route: str, pattern: str, now: float, number: int, drained_bytes: int | None
+        self, exchange: Exchange, cells: RouteMetrics, route: str, pattern: str, number: int, drained_bytes: int | None
     ) -> None:
+        now = self.kit.clock.now()
         method = exchange.method.decode("ascii", "replace")
-        cells = self.metrics.route(route)
         key = (method if method in METHODS else "OTHER", exchange.status)
         cells.requests[key] = cells.requests.get(key, 0) + 1
         cells.seconds.observe(now - exchange.started_at)

@@ -19,9 +19,29 @@ from streamgate.headers import connection_tokens
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]{0,5})?")
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")  # no sign, no leading zero (some read 010 as octal), below 2^63
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FRAMING: Final = frozenset(
-    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"proxy-connection"}
-)
+_FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
+_NAMED: Final = frozenset({b"via", b"traceparent", b"tracestate", b"x-request-id", b"x-forwarded-for"})
+_SPELLINGS: Final = 2_048
+_UNREMARKABLE: Final[dict[bytes, list[bytes]]] = {}
+
+
+class _Remarkable(dict[bytes, bytes]):
+    """From a name as spelled to its lower-case form where somebody here reads it, else b"". A spelling is judged once."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        lower = name.lower()
+        kind = lower if lower in _FRAMING or lower in _NAMED else b""
+        if len(self) >= _SPELLINGS:
+            self.clear()
+        if len(name) <= 64:  # noqa: PLR2004  # longer ones are nobody's usual names
+            self[name] = kind
+        return kind
+
+
+_remarkable: Final = _Remarkable()
+_CONNECTIONS: Final = {b"keep-alive": {b"keep-alive"}, b"Keep-Alive": {b"keep-alive"}, b"close": {b"close"}}
+_hosts: Final[set[bytes]] = set()
+"""Host fields that were found good; a gateway has few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +56,11 @@ class HeadLimits:
 class Head:
     """A request head that two parsers cannot read differently.
 
-    ``length`` is the body's: 0 for none, None for chunked. ``host`` is the Host field, empty where HTTP/1.0 sent none.
+    ``length`` is the body's: 0 for none, None for chunked. ``host`` is the Host field, empty where HTTP/1.0 sent none. ``named``
+    holds the values of the fields that the gateway reads itself, by lower-case name.
     """
 
-    __slots__ = ("expects", "headers", "host", "http10", "keep_alive", "length", "method", "target")
+    __slots__ = ("_framing", "expects", "headers", "host", "http10", "keep_alive", "length", "method", "named", "target")
 
     def __init__(self) -> None:
         self.method = b""
@@ -50,6 +71,8 @@ class Head:
         self.length: int | None = 0
         self.keep_alive = True
         self.expects = False
+        self.named = _UNREMARKABLE
+        self._framing: list[tuple[bytes, bytes]] = []
 
     # httptools calls these while it reads
     def on_url(self, url: bytes) -> None:
@@ -57,6 +80,14 @@ class Head:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name, value))
+        kind = _remarkable[name]
+        if kind:
+            if kind in _FRAMING:
+                self._framing.append((kind, value))
+            elif self.named is _UNREMARKABLE:
+                self.named = {kind: [value]}
+            else:
+                self.named.setdefault(kind, []).append(value)
 
 
 def _unparsed(head: bytes, error: Exception) -> NotFramed:
@@ -73,8 +104,6 @@ def read_head(data: bytes, limits: HeadLimits) -> Head:
 
     Raises NotFramed (400, 501, 505) and TooLarge (431). A target over its limit is found before, by ``unfinished``.
     """
-    if not data.count(b"\r") == data.count(b"\n") == data.count(b"\r\n"):
-        raise NotFramed("Lines of a request head end in CRLF")
     head = Head()
     parser = httptools.HttpRequestParser(head)
     try:
@@ -100,10 +129,7 @@ def read_head(data: bytes, limits: HeadLimits) -> Head:
 
 def _check_fields(head: Head) -> None:
     hosts = lengths = codings = 0
-    for name, value in head.headers:
-        lower = name.lower()
-        if lower not in _FRAMING:
-            continue
+    for lower, value in head._framing:  # noqa: SLF001  # the second half of reading it
         if lower == b"host":
             hosts += 1
             head.host = value.strip(b" \t")
@@ -118,7 +144,7 @@ def _check_fields(head: Head) -> None:
             if value.strip(b" \t").lower() != b"chunked":
                 raise NotFramed("The only transfer coding taken here is chunked")
         elif lower == b"connection":
-            tokens = connection_tokens((value,))
+            tokens = _CONNECTIONS.get(value) or connection_tokens((value,))
             if b"close" in tokens:
                 head.keep_alive = False
             elif head.http10 and b"keep-alive" in tokens:
@@ -133,7 +159,7 @@ def _check_fields(head: Head) -> None:
 def _check_framing(head: Head, *, hosts: int, lengths: int, codings: int) -> None:
     if hosts != 1 and (hosts or not head.http10):
         raise NotFramed("A request has exactly one Host field")
-    if not _HOST.fullmatch(head.host):
+    if head.host not in _hosts and not _good_host(head.host):
         raise NotFramed("The Host field is no host and port")
     if lengths > 1 or codings > 1 or (lengths and codings):
         raise NotFramed("A request says its length once: one Content-Length or one Transfer-Encoding")
@@ -141,6 +167,15 @@ def _check_framing(head: Head, *, hosts: int, lengths: int, codings: int) -> Non
         if head.http10:
             raise NotFramed("HTTP/1.0 knows no transfer coding")
         head.length = None
+
+
+def _good_host(host: bytes) -> bool:
+    if not _HOST.fullmatch(host):
+        return False
+    if len(_hosts) >= _SPELLINGS:
+        _hosts.clear()
+    _hosts.add(host)
+    return True
 
 
 _BARE: Final = re.compile(rb"[^\r]\n|\r[^\n]|\x00|^\n")

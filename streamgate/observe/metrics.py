@@ -107,11 +107,17 @@ class Metrics:
 
     def route(self, route_id: str) -> RouteMetrics:
         """The cells of a route, which survive a reload."""
-        return self.routes.setdefault(route_id, RouteMetrics())
+        cells = self.routes.get(route_id)
+        if cells is None:
+            cells = self.routes[route_id] = RouteMetrics()
+        return cells
 
     def service(self, service_id: str) -> ServiceMetrics:
         """The cells of a service, which survive a reload."""
-        return self.services.setdefault(service_id, ServiceMetrics())
+        cells = self.services.get(service_id)
+        if cells is None:
+            cells = self.services[service_id] = ServiceMetrics()
+        return cells
 
     def retain(self, routes: Iterable[str], services: Iterable[str]) -> None:
         """Forget the series of routes and services that are configured no more."""

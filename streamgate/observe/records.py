@@ -12,6 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -53,6 +54,7 @@ class Record(msgspec.Struct, omit_defaults=False):
 _encoder: Final = msgspec.json.Encoder()
 
 
+@lru_cache(maxsize=4096)
 def masked(address: str) -> str:
     """A client address as a network: /24 for IPv4, /48 for IPv6."""
     if ":" in address:
@@ -66,29 +68,29 @@ def record_of(  # noqa: PLR0913  # a record names what it says
     """The record of a settled exchange. ``pattern`` stands for the path, which may hold what belongs to nobody else."""
     fault = exchange.fault
     first = exchange.first_byte_at
-    return Record(
-        ts=ts,
-        event="exchange",
-        request_id=exchange.request_id.decode("ascii"),
-        trace_id=exchange.trace_id,
-        span_id=exchange.span_id,
-        route=route,
-        service=exchange.service,
-        endpoint=exchange.endpoint,
-        method=exchange.method.decode("ascii"),
-        path=pattern,
-        status=exchange.status,
-        state=None if exchange.terminal is None else exchange.terminal.value,
-        fault=None if fault is None else fault.name,
-        note=None if fault is None else fault.note or None,
-        attempts=exchange.attempts,
-        bytes_in=exchange.bytes_in,
-        bytes_out=exchange.bytes_out,
-        duration_ms=round((now - exchange.started_at) * 1000, 3),
-        ttft_ms=None if first is None else round((first - exchange.started_at) * 1000, 3),
-        drained_bytes=drained_bytes,
-        client=masked(exchange.client_address),
-        config=config,
+    return Record(  # by position: names cost a microsecond for each exchange
+        ts,
+        "exchange",
+        exchange.request_id.decode("ascii"),
+        exchange.trace_id,
+        exchange.span_id,
+        route,
+        exchange.service,
+        exchange.endpoint,
+        exchange.method.decode("ascii", "replace"),
+        pattern,
+        exchange.status,
+        exchange.terminal,
+        None if fault is None else fault.name,
+        None if fault is None else fault.note or None,
+        exchange.attempts,
+        exchange.bytes_in,
+        exchange.bytes_out,
+        round((now - exchange.started_at) * 1000, 3),
+        None if first is None else round((first - exchange.started_at) * 1000, 3),
+        drained_bytes,
+        masked(exchange.client_address),
+        config,
     )
 
 

@@ -23,7 +23,8 @@ from streamgate.headers import Headers
 
 _HIGH_WATER_BYTES: Final = 65_536
 _NO_BODY: Final = frozenset({204, 304})
-_CONTINUE: Final = 100
+_JUST_USED_S: Final = 0.005
+"""An idle connection this young needs no look: what the upstream did to it since, the loop is about to tell."""
 _OK: Final = 200
 
 
@@ -305,10 +306,12 @@ class Keeper:
     def take(self) -> Connection | None:
         """An idle connection that looks alive, or None."""
         idle = self._idle
-        oldest = self._now() - self._keep_alive.idle_s
+        now = self._now()
+        oldest = now - self._keep_alive.idle_s
         while idle:
             connection = idle.pop()
-            if connection.idle_since > oldest and not connection.is_stale():
+            idle_since = connection.idle_since
+            if idle_since > now - _JUST_USED_S or (idle_since > oldest and not connection.is_stale()):
                 return connection
             connection.abandon()
         return None

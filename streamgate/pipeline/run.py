@@ -7,7 +7,8 @@ from typing import Protocol
 
 from streamgate.errors import ClientClosed, Fault, Looped, Refused, ShuttingDown
 from streamgate.exchange import Exchange, State, Terminal
-from streamgate.headers import values, via_loops
+from streamgate.headers import via_loops
+from streamgate.lease import Lease
 from streamgate.pipeline.plan import Plan, ServicePlan
 from streamgate.pipeline.upstream import Kit, Link, RequestBody, Sending
 from sessions.relay import Again
@@ -39,18 +40,18 @@ async def run(exchange: Exchange, plan: Plan, service: ServicePlan, lane: Lane, 
         _failed(exchange, Fault(note=f"{type(error).__name__} in {_place(error)}"), lane)
     finally:
         lane.live = None
-        leave = _Leave(sending, plan, kit, body, permit)
         if sending.drain_lease is None:
-            leave()
+            _leave(sending, plan, kit, body, permit)
         else:
-            kit.tasks.spawn(_read_on(sending, leave), name="drain")
+            kit.tasks.spawn(_read_on(sending, plan, kit, body, permit), name="drain")
 
 
 def _admit(exchange: Exchange, kit: Kit) -> None:
     exchange.move(State.ADMITTED)
     if kit.registry.draining:
         raise ShuttingDown("This gateway is shutting down; ask again", close=True)
-    if via_loops(values(exchange.headers, b"via"), kit.pseudonym):
+    via = exchange.named.get(b"via")
+    if via is not None and via_loops(via, kit.pseudonym):
         raise Looped
 
 
@@ -69,40 +70,35 @@ def _place(error: BaseException) -> str:
 
 
 _FINAL = {Terminal.COMPLETE: State.DONE, Terminal.CLIENT_CLOSED: State.GONE}
+_CLIENT_CLOSED = Terminal.CLIENT_CLOSED
 _OPEN = frozenset({State.NEW, State.ADMITTED, State.WAITING, State.SENDING, State.STREAMING})
 
 
-class _Leave:
+def _leave(sending: Sending, plan: Plan, kit: Kit, body: RequestBody, permit: Lease | None) -> None:
     """Stage 9, settle: give back, count, record. Called once."""
-
-    def __init__(self, sending: Sending, plan: Plan, kit: Kit, body: RequestBody, permit: object) -> None:
-        self._sending = sending
-        self._plan = plan
-        self._kit = kit
-        self._body = body
-        self._permit = permit
-
-    def __call__(self) -> None:
-        sending, exchange = self._sending, self._sending.exchange
-        sending.release()
-        self._permit.release()  # type: ignore[attr-defined]
-        self._kit.registry.discard(sending)
-        exchange.bytes_in = self._body.received
-        terminal = exchange.terminal or Terminal.UPSTREAM_ERROR
-        exchange.terminal = terminal
-        if exchange.state in _OPEN:
-            committed = exchange.committed
-            if terminal is Terminal.CLIENT_CLOSED and not committed:
-                exchange.status = 499
-            final = _FINAL.get(terminal, State.FAILED)
-            exchange.move(State.FAILED if final is State.DONE and not committed else final)
-        self._kit.settle(exchange, self._plan, sending.relay.drained_bytes)
+    exchange = sending.exchange
+    sending.release()
+    if permit is not None:
+        permit.release()
+    kit.registry.discard(sending)
+    exchange.bytes_in = body.received
+    terminal = exchange.terminal
+    if terminal is None:
+        terminal = exchange.terminal = Terminal.UPSTREAM_ERROR
+    if exchange.state in _OPEN:
+        committed = exchange.committed
+        if terminal is _CLIENT_CLOSED and not committed:
+            exchange.status = 499
+        final = _FINAL.get(terminal, State.FAILED)
+        exchange.move(State.FAILED if final is State.DONE and not committed else final)
+    kit.settle(exchange, plan, sending.relay.drained_bytes)
+    sending.relay.part()
 
 
-async def _read_on(sending: Sending, leave: _Leave) -> None:
+async def _read_on(sending: Sending, plan: Plan, kit: Kit, body: RequestBody, permit: Lease | None) -> None:
     try:
         await sending.relay.done
     except (Fault, Again):
         pass
     finally:
-        leave()
+        _leave(sending, plan, kit, body, permit)

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from routers.pools import Endpoint
 from sessions.registry import Registry
-from sessions.relay import Again, Client, Framing, Hooks, Relay, Response
+from sessions.relay import Again, Client, Framing, Relay, Response
 from streamgate.clock import Clock
 from streamgate.errors import Fault, NoHealthyUpstream, Overloaded, ShuttingDown, Unreachable, UpstreamReset
 from streamgate.exchange import Exchange, Terminal
@@ -89,6 +89,8 @@ class Sending:
         "_tried",
         "drain_lease",
         "exchange",
+        "first",
+        "gap",
         "relay",
     )
 
@@ -106,11 +108,9 @@ class Sending:
         self._tried: list[Endpoint] = []
         self._endpoint: Endpoint | None = None
         self.drain_lease: Lease | None = None
-        metrics = plan.metrics
-        hooks = Hooks(
-            self._judge, self._compose, self._interim, trailer_lines, metrics.gap.observe, metrics.first_token.observe
-        )
-        self.relay = Relay(exchange, link, plan.limits, hooks, kit.clock.now)
+        self.gap = plan.metrics.gap.observe
+        self.first = plan.metrics.first_token.observe
+        self.relay = Relay(exchange, link, plan.limits, self, kit.clock.now)
 
     # -- what others tell it -------------------------------------------------------------------------------------------
 
@@ -157,8 +157,15 @@ class Sending:
             started = self._kit.clock.now()
             connection: Connection | None = None
             try:
-                connection = await self._connected(endpoint, fresh=fresh is not None)
-                await self._over(connection, endpoint)
+                keeper = service.keepers[endpoint]
+                connection = None if fresh is not None else keeper.take()
+                if connection is None:
+                    connection = await keeper.connect(service.connect_s)
+                    endpoint.succeeded()
+                try:
+                    await self._over(connection, endpoint)
+                finally:
+                    self._body.detach()
             except Again as again:
                 wait_s = again.wait_s
                 service.metrics.attempt(again.reason)
@@ -188,15 +195,8 @@ class Sending:
             raise NoHealthyUpstream
         return endpoint
 
-    async def _connected(self, endpoint: Endpoint, *, fresh: bool) -> Connection:
-        keeper = self._service.keepers[endpoint]
-        connection = None if fresh else keeper.take()
-        if connection is None:
-            connection = await keeper.connect(self._service.connect_s)
-            endpoint.succeeded()
-        return connection
-
-    async def _over(self, connection: Connection, endpoint: Endpoint) -> None:
+    def _over(self, connection: Connection, endpoint: Endpoint) -> asyncio.Future[None]:
+        """Send the request over ``connection``; the future is the attempt's end."""
         exchange, body, relay = self.exchange, self._body, self.relay
         self._connection = connection
         connection.on_cancelled = self._cancelled
@@ -208,8 +208,7 @@ class Sending:
         done = relay.begin(connection, uploading=not body.complete)
         if body.length == 0:
             connection.send(head, last=True)
-            await done
-            return
+            return done
         if not body.complete:
             self._link.say_continue()
         waiting = [head]
@@ -224,13 +223,10 @@ class Sending:
             connection.send(data, last=last)
             relay.uploaded(finished=last)
 
-        try:
-            body.attach(sink, lambda: connection.blocked)
-            if waiting:
-                connection.send(waiting.pop(), last=False)
-            await done
-        finally:
-            body.detach()
+        body.attach(sink, lambda: connection.blocked)
+        if waiting:
+            connection.send(waiting.pop(), last=False)
+        return done
 
     def _cancelled(self, gone_at: float) -> None:
         self._plan.metrics.cancel.observe(self._kit.clock.now() - gone_at)
@@ -287,7 +283,7 @@ class Sending:
             return None
         return verdict.wait_s
 
-    def _judge(self, response: Response) -> None:
+    def judge(self, response: Response) -> None:
         """May this answer be given, or is another attempt better? Raises Again."""
         status = response.status
         if status not in self._plan.retries.on or self.relay.limit_bytes is not None:
@@ -298,8 +294,12 @@ class Sending:
 
     # -- what the relay asks -------------------------------------------------------------------------------------------
 
-    def _compose(self, response: Response) -> Framing:
+    def compose(self, response: Response) -> Framing:
+        """Our head and framing for an answer."""
         return response_head(self.exchange, response, keep_alive=self._link.keeps_alive())
 
-    def _interim(self, response: Response) -> bytes | None:
+    trailer = staticmethod(trailer_lines)
+
+    def interim(self, response: Response) -> bytes | None:
+        """A 1xx as this client may see it."""
         return interim_head(self.exchange, response)

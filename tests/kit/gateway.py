@@ -49,7 +49,11 @@ class RunningGateway:
     def write(self, config: Mapping[str, Any]) -> None:
         """Put a configuration into the file, by renaming, as a careful editor does."""
         full = dict(config)
-        full["gate"] = {"bind": f"127.0.0.1:{self.port}", "admin": f"127.0.0.1:{self.admin_port}", **full.get("gate", {})}
+        full["gate"] = {
+            "bind": f"127.0.0.1:{self.port}",
+            "admin": f"127.0.0.1:{self.admin_port}",
+            **full.get("gate", {}),
+        }
         full["telemetry"] = {"records": str(self.records_file), **full.get("telemetry", {})}
         self.write_text(yaml.safe_dump(full))
 
@@ -63,7 +67,15 @@ class RunningGateway:
         """Start it and wait until it is ready."""
         with self.log_file.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "streamgate.cli", "run", "-c", str(self.file), stdout=log, stderr=log, env=self._environ
+                sys.executable,
+                "-m",
+                "streamgate.cli",
+                "run",
+                "-c",
+                str(self.file),
+                stdout=log,
+                stderr=log,
+                env=self._environ,
             )
         try:
             await eventually(self.is_ready, timeout=20)

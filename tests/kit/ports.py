@@ -19,8 +19,10 @@ def free_port() -> int:
 
 @contextmanager
 def refused_port() -> Iterator[int]:
-    """A port at which every connection is refused, for as long as it is held: bound, so that nobody else can take
-    it, and never listened on."""
+    """A port at which every connection is refused, for as long as it is held.
+
+    Bound, so that nobody else can take it, and never listened on.
+    """
     with socket.socket() as held:
         held.bind((HOST, 0))
         yield held.getsockname()[1]

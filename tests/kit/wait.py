@@ -3,23 +3,27 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
-POLL_S = 0.005
+POLL_S = 0.002
 
 
-async def eventually(predicate: Callable[[], T | Awaitable[T]], timeout: float = 5) -> T:
+@overload
+async def eventually(predicate: Callable[[], Coroutine[Any, Any, T]], timeout: float = 5) -> T: ...
+@overload
+async def eventually(predicate: Callable[[], T], timeout: float = 5) -> T: ...
+async def eventually(predicate: Callable[[], Any], timeout: float = 5) -> Any:
     """What `predicate` returns, or awaits, as soon as that is true.
 
-    Asked every 5 ms. Raises AssertionError with its last answer when `timeout` seconds are over.
+    Asked every 2 ms. Raises AssertionError with its last answer when `timeout` seconds are over.
     """
     end = time.monotonic() + timeout
     while True:
         answer = predicate()
-        value: T = await answer if inspect.isawaitable(answer) else answer  # type: ignore[assignment]
+        value = await answer if inspect.isawaitable(answer) else answer
         if value:
             return value
         if time.monotonic() >= end:

@@ -95,6 +95,14 @@ def test_what_two_servers_could_read_differently_is_refused(path: bytes, reason:
     assert refused.value.reason == str(refused.value)
 
 
+def test_every_unreserved_character_is_decoded_and_no_other() -> None:
+    unreserved = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+    for code in set(range(1, 256)) - set(b"/\\"):
+        spelled = b"/x" + (bytes([code]) if code in unreserved else b"%%%02X" % code)
+        assert canonical(b"/x%%%02x" % code) == spelled
+        assert canonical(b"/x%%%02X" % code) == spelled
+
+
 def test_a_kept_encoded_slash_is_a_character_of_its_segment() -> None:
     assert canonical(b"/projects/a%2fb/issues", keep_encoded_slash=True) == b"/projects/a%2Fb/issues"
     assert canonical(b"/projects/a%2fb/../x", keep_encoded_slash=True) == b"/projects/x"
@@ -162,6 +170,7 @@ def test_escaping_a_letter_makes_no_difference(path: bytes, data: st.DataObject)
     [
         (b"/a/b", b"h", Target(b"/a/b")),
         (b"/a?", b"h", Target(b"/a", b"")),
+        (b"/a?!~", b"h", Target(b"/a", b"!~")),
         (b"/a?b=c?d/..%zz", None, Target(b"/a", b"b=c?d/..%zz")),
         (b"//evil.example/a", b"h", Target(b"//evil.example/a")),
         (b"*", b"h", Target(b"*")),
@@ -201,6 +210,7 @@ def test_a_target_in_each_form(target: bytes, host: bytes | None, expected: Targ
         (b"/a?b c", b"a", "query"),
         (b"/a?\xc3\xa9", b"a", "query"),
         (b"/a?\x00", b"a", "query"),
+        (b"/a?\x7f", b"a", "query"),
         (b"", b"a", "none of"),
         (b"a", b"a", "none of"),
         (b"a:", b"a", "none of"),
@@ -351,7 +361,17 @@ def test_hosts_are_compared_in_lower_case_without_a_trailing_dot() -> None:
     routes = Routes([row("one", "/*", hosts="API.Example.com."), row("six", "/*", hosts="[::1]")])
     assert plan(routes.match(b"api.EXAMPLE.com.", b"/", b"GET")) == "one"
     assert plan(routes.match(b"[::1]", b"/", b"GET")) == "six"
+    assert plan(routes.match(b"[::1]:8080", b"/", b"GET")) == "six"
     assert routes.match(b"other", b"/", b"GET") is None
+
+
+@pytest.mark.parametrize("port", [b":80", b":8443", b":", b".:80"])
+def test_a_port_does_not_lead_past_the_routes_of_a_host(port: bytes) -> None:
+    routes = Routes([row("any", "/*"), row("own", "/*", hosts="a.example *.b.example")])
+    for host in (b"a.example", b"x.b.example"):
+        assert plan(routes.match(host + port, b"/", b"GET")) == "own"
+        assert routes.explain(host + port, b"/", b"GET")[0].entry.plan == "own"
+    assert plan(routes.match(b"b.example" + port, b"/", b"GET")) == "any"
 
 
 def test_a_whole_path_beats_the_longest_prefix() -> None:

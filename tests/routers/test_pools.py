@@ -80,6 +80,7 @@ def test_a_cool_down_lasts_a_second_and_doubles_up_to_ten() -> None:
         endpoint.failed(now)
         lengths.append(endpoint.failed_until - now)
         now = endpoint.failed_until
+    assert not endpoint.tls
     assert lengths[:6] == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert lengths[-1] == 10.0
     endpoint.succeeded()
@@ -150,6 +151,26 @@ def test_one_that_failed_to_connect_is_left_alone_unless_no_other_is_left() -> N
     b.succeeded()
     assert group.pick(11.0) is b
     assert picker.shown == [["a", "b"], ["a", "b"]]
+
+
+def test_another_is_one_not_yet_seen_that_has_room() -> None:
+    a, b, c = Endpoint("a", 1), Endpoint("b", 1, max_in_flight=1), Endpoint("c", 1, weight=0)
+    group, _ = pool(a, b, c)
+    assert group.has_other([a])
+    assert not group.has_other([a, b])
+    lease = b.count.take()
+    assert lease is not None
+    assert not group.has_other([a])
+    assert group.has_other([b])
+    a.failed(1.0)
+    assert group.has_other([b])  # one that is cooling is still one to turn to
+
+
+def test_a_pool_of_nothing_but_zeros_has_no_weight() -> None:
+    full = Endpoint("a", 1, max_in_flight=0)
+    assert pool(full)[0].has_weight
+    assert not pool(Endpoint("a", 1, weight=0))[0].has_weight
+    assert not pool()[0].has_weight
 
 
 ENDPOINTS = st.lists(

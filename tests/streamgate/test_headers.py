@@ -99,6 +99,7 @@ def test_what_the_gateway_asserts_no_client_can_in_any_spelling(name: bytes, sep
     [
         b"content_length", b"Content.Type", b"TRANSFER_ENCODING", b"keep_alive", b"proxy_authorization", b"user_agent",
         b"accept.encoding", b"if_match", b"x_api_key", b"Idempotency_Key", b"x_http_method_override",
+        b"sec_fetch_site", b"set_cookie", b"access_control_request_method", b"x.method.override", b"api_key",
     ],
 )  # fmt: skip
 def test_standard_names_pass_in_their_standard_spelling_only(name: bytes) -> None:
@@ -122,6 +123,12 @@ def test_what_connection_names_is_removed_wherever_it_stands() -> None:
     request = lines("X-One: 1", "Connection: x-one, close", "x-two: 2", "X-ONE: 3", "Connection: X-Three", "x-three: 4")
     assert for_upstream(request) == [(b"x-two", b"2")]
     assert for_client(request) == [(b"x-two", b"2")]
+
+
+def test_only_connection_names_what_else_is_removed() -> None:
+    request = lines("Upgrade: x-one", "Keep-Alive: x-one", "Via: x-one", "Accept: x-one", "X-One: 1")
+    assert names(for_upstream(request)) == [b"Accept", b"X-One"]
+    assert names(for_client(request)) == [b"Via", b"Accept", b"X-One"]
 
 
 @pytest.mark.parametrize("value", ["trailers", "gzip, Trailers", "deflate;q=0.5,trailers"])
@@ -182,6 +189,7 @@ def test_only_so_many_spellings_and_drop_lists_are_remembered() -> None:
     assert len(module._client) <= 512
     assert all(len(verdicts) <= 2048 for verdicts in module._upstream.values())
     assert for_upstream([(b"y" * 500, b"")]) == [(b"y" * 500, b"")]
+    assert max(len(name) for verdicts in module._upstream.values() for name in verdicts) <= 64
 
 
 # --- to the client ----------------------------------------------------------------------------------------------------
@@ -196,7 +204,7 @@ def test_an_ordinary_answer_passes_with_its_length_and_without_its_connection() 
 UNSAFE_TRAILERS = (
     b"Content-Length content_length Transfer-Encoding Host Trailer Set-Cookie Authorization Cache-Control TE Location"
     b" Content-Encoding Content-Type Content-Range WWW-Authenticate Vary X-Forwarded-For X-Streamgate-State If-Match"
-    b" Access-Control-Allow-Origin via"
+    b" Access-Control-Allow-Origin via Accept-Ranges Proxy-Status Sec-Purpose X-Frame-Options Age X-Real-IP Expect"
 ).split()
 
 
@@ -237,6 +245,8 @@ def test_mapped_addresses_and_networks_are_the_ipv4_ones_they_stand_for() -> Non
     assert PRIVATE.contains("::ffff:10.1.2.3")
     assert Networks([ip_network("::ffff:10.0.0.0/104")]).contains("10.9.9.9")
     assert not Networks([ip_network("::ffff:10.0.0.0/104")]).contains("11.0.0.0")
+    assert Networks([ip_network("::ffff:0:0/96")]).contains("9.9.9.9")
+    assert not Networks([ip_network("::ffff:0:0/95")]).contains("9.9.9.9")
     assert Networks([ip_network("::/0")]).contains("::1")
     assert not Networks([ip_network("::/0")]).contains("::ffff:10.0.0.1")
 
@@ -339,6 +349,13 @@ def test_of_several_words_the_trusted_peers_own_counts_if_it_makes_sense() -> No
     assert forwarded_headers(peer, b"h", said).endswith(b"-Proto: https\r\nX-Forwarded-Host: b.example\r\n")
     odd = lines("X-Forwarded-Proto: gopher", "X-Forwarded-Host: a b")
     assert forwarded_headers(peer, b"h", odd).endswith(b"-Proto: http\r\nX-Forwarded-Host: h\r\n")
+
+
+@pytest.mark.parametrize("proto", ["http", "https", "ws", "wss"])
+def test_each_protocol_of_ours_is_kept(proto: str) -> None:
+    peer = Peer("10.0.0.1", tls=False, trusted=PRIVATE)
+    said = lines(f"X-Forwarded-Proto: gopher, {proto}\t")
+    assert b"\r\nX-Forwarded-Proto: %b\r\n" % proto.encode() in forwarded_headers(peer, b"h", said)
 
 
 def test_a_unix_socket_has_no_address_and_is_trusted_by_nobody() -> None:

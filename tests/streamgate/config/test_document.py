@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgate.config.document import Node, merge
@@ -34,17 +34,20 @@ def read(text: str, file: str = "a.yaml") -> Node:
     return root
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_a_document_gives_back_its_values(value: object) -> None:
     assert node(value).plain() == value
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_a_document_over_nothing_is_itself_and_the_overlay_wins(base: object, over: object) -> None:
     assert merge(node({}), node({"k": over})).plain() == {"k": over}
     assert merge(node({"k": base}), node({})).plain() == {"k": base}
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3))
 def test_a_document_over_itself_changes_nothing(value: dict[str, object]) -> None:
     assert merge(node(value), node(value)).plain() == value

@@ -40,7 +40,13 @@ def test_a_configuration_is_written_so_that_it_can_be_read() -> None:
         "gate": {"bind": "[::1]:0", "admin": "off", "limits": {"body": "10MB"}, "timeouts": {"head": "1500ms"}},
         "services": [{"id": "a", "endpoints": [{"url": "https://a"}], "timeouts": {"total": "1h"}}],
         "routes": [
-            {"id": "r", "match": {"paths": ["/*"]}, "to": {"service": "a"}, "max_body": "off", "retries": {"on": [502]}},
+            {
+                "id": "r",
+                "match": {"paths": ["/*"]},
+                "to": {"service": "a"},
+                "max_body": "off",
+                "retries": {"on": [502]},
+            },
             {"id": "s", "match": {"paths": ["/s"]}, "to": {"respond": {"status": 204}}},
         ],
     }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgate.config.problem import Place
@@ -138,7 +138,9 @@ def test_what_is_no_yaml_is_told_in_plain_words(text: str, line: int, says: str)
     assert says in message
 
 
-@pytest.mark.parametrize("secret", ["*tok3n-s3cret", "&tok3n-s3cret x y: z", "@tok3n-s3cret", "%tok3n-s3cret", "!tok3n-s3cret"])
+@pytest.mark.parametrize(
+    "secret", ["*tok3n-s3cret", "&tok3n-s3cret x y: z", "@tok3n-s3cret", "%tok3n-s3cret", "!tok3n-s3cret"]
+)
 def test_a_secret_without_quotes_is_not_repeated(secret: str) -> None:
     messages = [message for _, _, message in told(f"admin_token: {secret}\n")]
     assert messages
@@ -201,6 +203,7 @@ def test_many_values_are_read() -> None:
     assert root is not None
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab:-[]{}&*!|>'\"%@#,?\\\n\t 01<.~", max_size=60))
 def test_any_text_is_read_or_told(text: str) -> None:
     document = parse_document(text, "a.yaml")
@@ -210,6 +213,7 @@ def test_any_text_is_read_or_told(text: str) -> None:
         assert "\n" not in finding.message
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(alphabet="abcdef", min_size=1, max_size=3),

@@ -82,6 +82,7 @@ def test_a_later_version_is_read_by_what_this_one_knows(value: str) -> None:
         f"00-{TRACE}-{PARENT}-01-",
         f"cc-{TRACE}-{PARENT}-01.",
         f"cc-{TRACE}-{PARENT}-011",
+        f"00-{TRACE}-{PARENT}-01x",
         f"00-{TRACE.replace('1', 'A')}-{PARENT}-01",
         f"00-{TRACE}-{PARENT}-0A",
         f"0A-{TRACE}-{PARENT}-01",
@@ -155,6 +156,13 @@ def test_beyond_512_bytes_long_members_go_first_then_those_at_the_end() -> None:
     assert tracestate(b",".join([short[0], long, *short[1:]])) == b",".join(short)
     assert tracestate(b",".join([*short, b"k=" + b"v" * 30])) == b",".join(short)
     assert tracestate(b",".join([*short, b"k=" + b"v" * 18])) == b",".join([*short, b"k=" + b"v" * 18])  # 512 exactly
+    exact = [*short, b"k=" + b"v" * 18]
+    assert tracestate(b",".join([*exact, b"l=1"])) == b",".join(exact)
+    assert tracestate(b",".join([long, *exact])) == b",".join(exact)
+    edge = b"edge=" + b"v" * 123  # 128 bytes: not long yet, so the rightmost goes
+    assert tracestate(b",".join([edge, *short])) == b",".join([edge, *short[:9]])
+    over = b"over=" + b"v" * 124
+    assert tracestate(b",".join([over, *short])) == b",".join(short)
     rest = [b"k%02d=" % number + b"v" * 96 for number in range(6)]
     assert tracestate(b",".join([long, *rest])) == b",".join(rest[:5])
     assert tracestate(b"k" * 256 + b"=" + b"v" * 256) is None

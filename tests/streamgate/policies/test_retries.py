@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from itertools import accumulate
@@ -170,6 +171,15 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC).timestamp()
 )
 def test_retry_after_in_every_shape(headers: list[tuple[bytes, bytes]], seconds: float | None) -> None:
     assert retry_after_s(headers, NOW) == seconds
+
+
+def test_a_date_without_a_zone_is_utc_wherever_we_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "XXX-9")
+        time.tzset()
+        seconds = retry_after_s([(b"Retry-After", b"Wed Mar  4 05:06:17 2026")], NOW)
+    time.tzset()
+    assert seconds == 10.0
 
 
 @given(st.binary(max_size=40) | st.from_regex(r"[A-Z][a-z]{2},? [0-9 :A-Za-z+-]{0,30}", fullmatch=True).map(str.encode))

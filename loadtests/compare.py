@@ -8,8 +8,7 @@ core. Writes latest.json, table.md and plot.svg into `--out`. Exit code 1 when s
 
 import argparse
 import contextlib
-import datetime
-import json
+import datetime as dt
 import os
 import sys
 import tempfile
@@ -26,13 +25,20 @@ from loadtests.peer import Peer, Place
 from loadtests.wrk import BadAnswersError
 
 STANDARD = ("direct", "streamgate", "nginx", "envoy", "sanic_aiohttp", "litellm")
-FAILURES = (running.StartFailedError, installs.CannotInstallError, measures.BrokenRunError, BadAnswersError, TimeoutError, OSError)
+FAILURES = (
+    running.StartFailedError,
+    installs.CannotInstallError,
+    measures.BrokenRunError,
+    BadAnswersError,
+    TimeoutError,
+    OSError,
+)
 """What keeps a peer from having a figure; anything else is a mistake of ours and ends the run."""
 
 
 def say(text: str, *, end: str = "\n") -> None:
     """Progress, to a person."""
-    print(text, end=end, file=sys.stderr, flush=True)  # noqa: T201
+    print(text, end=end, file=sys.stderr, flush=True)
 
 
 def order(names: Sequence[str], round_number: int) -> list[str]:
@@ -81,13 +87,17 @@ class Comparison:
                     values = uvloop.run(measures.ALL[measure](started, effort))
                     values["others_cores"] = company.cores()
             except FAILURES as reason:
-                self.failures.append({"measure": measure, "peer": peer.name, "round": str(len(self.rounds)), "why": str(reason)})
+                self.failures.append(
+                    {"measure": measure, "peer": peer.name, "round": str(len(self.rounds)), "why": str(reason)}
+                )
                 return f"FAILED: {reason}"
         self.rounds[-1][measure][peer.name] = values
         return f"{time.monotonic() - began:5.1f} s   {report.headline(measure, values)}"
 
 
-def document(comparison: Comparison, effort: measures.Effort, cores: processes.Cores, about: dict[str, object]) -> dict[str, Any]:
+def document(
+    comparison: Comparison, effort: measures.Effort, cores: processes.Cores, about: dict[str, object]
+) -> dict[str, Any]:
     """Everything a reader of the figures needs, as JSON."""
     return {
         **about,
@@ -125,7 +135,7 @@ def main() -> int:
     effort = measures.QUICK if options.quick else measures.Effort()
     cores = processes.choose_cores(os.sched_getaffinity(0))
     about: dict[str, object] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "commit": machine.commit(),
         "quick": options.quick,
         "machine": machine.as_document(),
@@ -144,7 +154,7 @@ def main() -> int:
     report.write(result, options.out)
     plot.write(result, options.out / "plot.svg")
     say(f"wrote {options.out}/latest.json, table.md and plot.svg")
-    print((options.out / "table.md").read_text())  # noqa: T201
+    print((options.out / "table.md").read_text())
     return 1 if any(verdict.met is False for verdict in report.verdicts(result)) else 0
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from loadtests import processes
-from loadtests.swarm import HOST, Address, fetch, request
+from loadtests.asking import HOST, Address, fetch, request
 
 PATIENCE_S = 2.0
 """A close not seen by then counts as unseen, and as this long."""
@@ -94,7 +94,9 @@ async def visit(address: Address, data: bytes) -> Visitor:
     return visitor
 
 
-async def close_times(address: Address, upstream_port: int, window: Window, count: int) -> Closes:
+async def close_times(
+    address: Address, upstream_port: int, window: Window, count: int, *, within_s: float = REACHED_WITHIN_S
+) -> Closes:
     """Bring `count` requests into a window, leave one after the other. Raises TimeoutError if they do not get there."""
     visitors = {
         f"{window.name}-{number}": await visit(
@@ -102,7 +104,7 @@ async def close_times(address: Address, upstream_port: int, window: Window, coun
         )
         for number in range(count)
     }
-    await _reached(upstream_port, window, count)
+    await _reached(upstream_port, window, count, within_s)
     left_ns: dict[str, int] = {}
     for name, visitor in visitors.items():
         left_ns[name] = visitor.leave()
@@ -114,11 +116,11 @@ async def _stats(upstream_port: int, query: str = "") -> dict[str, dict[str, int
     return cast("dict[str, dict[str, int]]", json.loads(await fetch(HOST, upstream_port, "/stats" + query)))
 
 
-async def _reached(upstream_port: int, window: Window, count: int) -> None:
-    patience = time.monotonic() + REACHED_WITHIN_S
+async def _reached(upstream_port: int, window: Window, count: int, within_s: float) -> None:
+    patience = time.monotonic() + within_s
     while (there := (await _stats(upstream_port, "?reset=1"))["phases"].get(window.phase, 0)) < count:
         if time.monotonic() > patience:
-            msg = f"{there} of {count} requests came to be {window.phase} within {REACHED_WITHIN_S:.0f} s"
+            msg = f"{there} of {count} requests came to be {window.phase} within {within_s:.0f} s"
             raise TimeoutError(msg)
         await asyncio.sleep(0.05)
 

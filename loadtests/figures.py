@@ -63,6 +63,6 @@ def ratios(ours: Sequence[float | None], theirs: Sequence[float | None]) -> Spre
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
     """Least-squares rise of y per unit of x over (x, y) points; 0.0 when x does not vary."""
-    if len({x for x, _ in points}) < 2:  # noqa: PLR2004 - a line needs two points
+    if len({x for x, _ in points}) < 2:
         return 0.0
     return statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope

@@ -21,10 +21,10 @@ def environment(name: str) -> Path:
     wanted = HERE / f"requirements-{name}.txt"
     done = place / "installed"
     if not done.exists() or done.read_text() != wanted.read_text():
-        print(f"  making {place.name} (once; LiteLLM's is 900 MB)", file=sys.stderr)  # noqa: T201
+        print(f"  making {place.name} (once; LiteLLM's is 900 MB)", file=sys.stderr)
         venv.create(place, with_pip=True)
-        command = [place / "bin/python", "-m", "pip", "install", "--quiet", "--requirement", wanted]
-        finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own list
+        command = [str(place / "bin/python"), "-m", "pip", "install", "--quiet", "--requirement", str(wanted)]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode:
             reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]
             msg = f"pip could not install {wanted.name}: {reason}"
@@ -41,5 +41,5 @@ def package_version(executables: Path, package: str) -> str:
 
 def said(command: list[str]) -> str:
     """What a command prints, on either stream, without surrounding blanks."""
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own commands
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
     return (finished.stdout + finished.stderr).strip()

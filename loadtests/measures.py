@@ -3,12 +3,13 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 
 from loadtests import drops, figures, wrk
+from loadtests.asking import HOST, fetch
 from loadtests.running import Running
-from loadtests.swarm import HOST, Load, Swarm, Tally, fetch
+from loadtests.swarm import Load, Swarm, Tally
 
 Values = dict[str, float]
 SETTLE_S = 1.0
@@ -170,11 +171,10 @@ def _closes(window: str, closes: drops.Closes) -> Values:
     return _times(name, figures.distribution(closes.all_ms)) | {f"{name}_unseen": closes.unseen}
 
 
-ALL: dict[str, Callable[[Running, Effort], Awaitable[Values]]] = {
+ALL: dict[str, Callable[[Running, Effort], Coroutine[object, object, Values]]] = {
     "requests": requests,
     "tokens": tokens,
     "ttft": first_tokens,
     "memory": memory,
     "cancel": cancels,
 }
-

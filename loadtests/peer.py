@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from loadtests.swarm import COMPLETIONS, HOST, Address
+from loadtests.asking import COMPLETIONS, HOST, Address
 
 
 def free_port() -> int:

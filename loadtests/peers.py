@@ -12,8 +12,8 @@ from typing import ClassVar
 import yaml
 
 from loadtests import installs
+from loadtests.asking import COMPLETIONS, HOST, Address
 from loadtests.peer import Peer, Place
-from loadtests.swarm import COMPLETIONS, HOST, Address
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -83,7 +83,11 @@ class Streamgate(Peer):
                     for name, port in origins.items()
                 ],
                 "routes": [
-                    {"id": "edition", "match": {"paths": ["/edition"]}, "to": {"respond": {"status": 200, "body": str(edition)}}},
+                    {
+                        "id": "edition",
+                        "match": {"paths": ["/edition"]},
+                        "to": {"respond": {"status": 200, "body": str(edition)}},
+                    },
                     {"id": "nowhere", "match": {"paths": ["/nowhere/*"]}, "to": {"service": "nowhere"}},
                     {"id": "all", "match": {"paths": ["/*"]}, "to": {"service": "model"}},
                 ],
@@ -134,9 +138,22 @@ class Nginx(Peer):
         """One configuration file; its workers keep the user, or they could not enter our folder."""
         user = "user root;" if os.geteuid() == 0 else ""
         text = NGINX.format(
-            user=user, folder=place.folder, host=HOST, port=place.port, upstream=place.upstream, nowhere=place.nowhere,
+            user=user,
+            folder=place.folder,
+            host=HOST,
+            port=place.port,
+            upstream=place.upstream,
+            nowhere=place.nowhere,
         )
-        return [self._program(), "-p", str(place.folder), "-e", str(place.folder / "error.log"), "-c", str(place.file("nginx.conf", text))]
+        return [
+            self._program(),
+            "-p",
+            str(place.folder),
+            "-e",
+            str(place.folder / "error.log"),
+            "-c",
+            str(place.file("nginx.conf", text)),
+        ]
 
 
 class Envoy(Peer):
@@ -152,7 +169,7 @@ class Envoy(Peer):
     def version(self) -> str:
         """As it says itself: hash/version/…"""
         parts = installs.said([self._program(), "--version"]).split("/")
-        return next((part for part in parts if part[:1].isdigit() and part.count(".") == 2), "unknown")  # noqa: PLR2004
+        return next((part for part in parts if part[:1].isdigit() and part.count(".") == 2), "unknown")
 
     def command(self, place: Place) -> list[str]:
         """One configuration file."""

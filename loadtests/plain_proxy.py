@@ -4,6 +4,7 @@ It stands in the comparison as the cost of the obvious way. Runs in the peers' e
 """
 
 import argparse
+from typing import Any
 
 import aiohttp
 from sanic import Request, Sanic
@@ -12,11 +13,11 @@ HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length"},
 )
 
-app = Sanic("plain_proxy", configure_logging=False)
+app: Sanic[Any, Any] = Sanic("plain_proxy", configure_logging=False)
 
 
 @app.before_server_start
-async def open_client(app: Sanic) -> None:
+async def open_client(app: Sanic[Any, Any]) -> None:
     """One session for all requests: connections to the upstream are kept alive."""
     app.ctx.client = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
@@ -26,7 +27,7 @@ async def open_client(app: Sanic) -> None:
 
 
 @app.after_server_stop
-async def close_client(app: Sanic) -> None:
+async def close_client(app: Sanic[Any, Any]) -> None:
     """Give its connections back."""
     await app.ctx.client.close()
 
@@ -36,7 +37,9 @@ async def relay(request: Request, path: str) -> None:  # noqa: ARG001 - the targ
     """Pass the request on, and the answer back as it comes."""
     origin = app.ctx.nowhere if request.path.startswith("/nowhere/") else app.ctx.upstream
     headers = [(name, value) for name, value in request.headers.items() if name not in HOP_BY_HOP]
-    asked = app.ctx.client.request(request.method, origin + request.raw_url.decode(), headers=headers, data=request.body or None)
+    asked = app.ctx.client.request(
+        request.method, origin + request.raw_url.decode(), headers=headers, data=request.body or None
+    )
     async with asked as answer:
         kept = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
         if answer.content_length is not None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import matplotlib as mpl
 
 mpl.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from loadtests import figures, report  # noqa: E402
+from loadtests import figures, report
 
 OURS, THEIRS, GRID, INK = "#c2410c", "#475569", "#e2e8f0", "#1e293b"
 
@@ -53,7 +53,9 @@ def write(result: report.Result, path: Path) -> None:
         axes.set_visible(False)
     rounds = len(result["rounds"])
     spans = f"dot: median of {rounds} rounds, line: lowest to highest; " if rounds > 1 else ""
-    figure.supxlabel(f"{spans}one worker on one core; logarithmic scales; dashed: streamgate's own budget", fontsize=8, color=THEIRS)
+    figure.supxlabel(
+        f"{spans}one worker on one core; logarithmic scales; dashed: streamgate's own budget", fontsize=8, color=THEIRS
+    )
     figure.tight_layout(h_pad=1.6, w_pad=2.5)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=130)
     plt.close(figure)
@@ -100,7 +102,7 @@ def _draw(axes: Axes, panel: Panel, spreads: dict[str, figures.Spread | None]) -
 def main() -> None:
     """`python -m loadtests.plot [latest.json [plot.svg]]` draws it again."""
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "results/latest.json"
-    target = Path(sys.argv[2]) if len(sys.argv) > 2 else source.with_name("plot.svg")  # noqa: PLR2004
+    target = Path(sys.argv[2]) if len(sys.argv) > 2 else source.with_name("plot.svg")
     write(json.loads(source.read_text()), target)
 
 

@@ -30,7 +30,7 @@ class Cores:
 def choose_cores(available: Iterable[int]) -> Cores:
     """The first core for the proxy, the next for the upstream, the last for the client. Raises ValueError below two."""
     cores = sorted(available)
-    if len(cores) < 2:  # noqa: PLR2004 - the proxy's core may not be anybody else's
+    if len(cores) < 2:
         msg = "one core only: the proxy needs one of its own, so run this on a machine with two or more"
         raise ValueError(msg)
     return Cores(proxy=cores[0], upstream=cores[1], client=cores[-1])
@@ -98,7 +98,7 @@ def cpu_s(root: int) -> float:
 def parse_rollup(text: str) -> dict[str, int]:
     """/proc/<pid>/smaps_rollup as {field: bytes}."""
     rows = (line.split() for line in text.splitlines()[1:])
-    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) == 3}  # noqa: PLR2004 - name, number, kB
+    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) == 3}
 
 
 def memory_bytes(root: int) -> int:

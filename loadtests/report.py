@@ -67,7 +67,7 @@ def series(result: Result, row: Row, peer: str) -> list[float | None]:
         value = done.get(row.measure, {}).get(peer, {}).get(row.metric)
         if row.over_direct and value is not None:
             floor = done[row.measure].get("direct", {}).get(row.metric)
-            value = None if floor is None else value - floor
+            value = value - (floor or 0)
         values.append(value)
     return values
 
@@ -90,15 +90,15 @@ def _budgets(result: Result) -> Iterable[tuple[str, figures.Spread | None, Calla
         return figures.spread(series(result, Row(measure, metric, "", over_direct), OURS))
 
     json_rate, chat_rate = "json_requests_per_cpu_s", "chat_requests_per_cpu_s"
-    yield "requests per core ≥ 1.3 × Envoy without filters", ratio("requests", json_rate, "envoy"), lambda value: value >= 1.3  # noqa: PLR2004
-    yield "requests per core ≥ 100 × LiteLLM", ratio("requests", chat_rate, "litellm"), lambda value: value >= 100  # noqa: PLR2004
+    yield "requests per core ≥ 1.3 × Envoy without filters", ratio("requests", json_rate, "envoy"), lambda value: value >= 1.3
+    yield "requests per core ≥ 100 × LiteLLM", ratio("requests", chat_rate, "litellm"), lambda value: value >= 100
     yield "CPU per token ≤ 1.0 × Envoy", ratio("tokens", "cpu_us_per_token", "envoy"), lambda value: value <= 1.0
-    yield "CPU per token ≤ 1.3 × nginx", ratio("tokens", "cpu_us_per_token", "nginx"), lambda value: value <= 1.3  # noqa: PLR2004
+    yield "CPU per token ≤ 1.3 × nginx", ratio("tokens", "cpu_us_per_token", "nginx"), lambda value: value <= 1.3
     added = ours("ttft", "ttft_p99_ms", over_direct=True)
-    yield "added time to first token, p99 ≤ 5 ms", added, lambda value: value <= 5  # noqa: PLR2004
-    yield "memory per open stream ≤ 20 KiB", ours("memory", "kib_per_stream"), lambda value: value <= 20  # noqa: PLR2004
+    yield "added time to first token, p99 ≤ 5 ms", added, lambda value: value <= 5
+    yield "memory per open stream ≤ 20 KiB", ours("memory", "kib_per_stream"), lambda value: value <= 20
     for window in WINDOW_NAMES:
-        yield f"cancel {window}, p99 ≤ 50 ms", ours("cancel", cancel_metric(window)), lambda value: value <= 50  # noqa: PLR2004
+        yield f"cancel {window}, p99 ≤ 50 ms", ours("cancel", cancel_metric(window)), lambda value: value <= 50
 
 
 def verdicts(result: Result) -> list[Verdict]:
@@ -111,7 +111,7 @@ def verdicts(result: Result) -> list[Verdict]:
 
 def number(value: float) -> str:
     """Three significant digits, no exponent."""
-    if abs(value) >= 1000:  # noqa: PLR2004
+    if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
@@ -163,10 +163,12 @@ def _about(result: Result) -> list[str]:
     tools = ", ".join(f"{name} {version}" for name, version in result["tools"].items())
     lines = [
         *_company(result),
-        f"{result['date'][:10]}, commit {result['commit'] or 'unknown'}; {where}, {machine['memory_gib']} GiB, kernel"
-        f" {machine['kernel']}; {tools}. Proxy alone on core {cores['proxy']}; median of {rounds} interleaved round"
-        f"{'s (lowest–highest)' if rounds > 1 else ''}; load before {machine['load_before']}, stolen {result['stolen_s']} s"
-        f" in {result['seconds']} s.",
+        (
+            f"{result['date'][:10]}, commit {result['commit'] or 'unknown'}; {where}, {machine['memory_gib']} GiB, kernel"
+            f" {machine['kernel']}; {tools}. Proxy alone on core {cores['proxy']}; median of {rounds} interleaved round"
+            f"{'s (lowest–highest)' if rounds > 1 else ''}; load before {machine['load_before']}, stolen {result['stolen_s']} s"
+            f" in {result['seconds']} s."
+        ),
     ]
     if cores["shared"]:
         lines.append(
@@ -208,8 +210,10 @@ def _company(result: Result) -> list[str]:
     if not loud:
         return []
     return [
-        f"**The machine was not quiet: in {loud} of {len(cells)} measurements others kept more than {QUIET_CORES:.0%} of a core busy"
-        f" (at most {max(cells):.0%}). These figures are no results.**",
+        (
+            f"**The machine was not quiet: in {loud} of {len(cells)} measurements others kept more than {QUIET_CORES:.0%} of a core busy"
+            f" (at most {max(cells):.0%}). These figures are no results.**"
+        ),
     ]
 
 
@@ -231,7 +235,7 @@ def main() -> None:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "results/latest.json"
     result = json.loads(path.read_text())
     (path.parent / "table.md").write_text(table(result))
-    print(table(result))  # noqa: T201
+    print(table(result))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests import processes
+from loadtests.asking import HOST, Address
 from loadtests.peer import Peer, Place
-from loadtests.swarm import HOST, Address
 
-READY_WITHIN_S = 120.0
+READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 5.0
 
 
@@ -67,8 +67,12 @@ def started(peer: Peer, place: Place, core: int) -> Iterator[Running]:
         return
     log = place.folder / f"{peer.name}.log"
     with processes.pinned(core), log.open("wb") as out:
-        process = subprocess.Popen(  # noqa: S603 - commands of this file
-            command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | peer.environment(), start_new_session=True,
+        process = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | peer.environment(),
+            start_new_session=True,
         )
     try:
         _await_ready(peer, place, process, log)
@@ -81,7 +85,7 @@ def _await_ready(peer: Peer, place: Place, process: subprocess.Popen[bytes], log
     patience = time.monotonic() + READY_WITHIN_S
     while process.poll() is None and time.monotonic() < patience:
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{place.port}{peer.ready_path}", timeout=2):  # noqa: S310 - loopback
+            with urllib.request.urlopen(f"http://{HOST}:{place.port}{peer.ready_path}", timeout=2):
                 return
         except OSError:
             time.sleep(0.05)
@@ -105,11 +109,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def upstream(core: int) -> Iterator[int]:
     """Start the fake model server on a core; its port."""
     with processes.pinned(core):
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "loadtests.upstream"], stdout=subprocess.PIPE, start_new_session=True
-        )
+        process = subprocess.Popen([sys.executable, "-m", "loadtests.upstream"], stdout=subprocess.PIPE, start_new_session=True)
     try:
-        assert process.stdout is not None  # noqa: S101 - asked for a pipe
+        assert process.stdout is not None
         yield int(process.stdout.readline())
     finally:
         _stop(process)

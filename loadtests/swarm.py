@@ -12,45 +12,20 @@ import random
 import sys
 import time
 from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Self, cast
 from urllib.parse import urlsplit
 
 import httptools
 import uvloop
 
 from loadtests import figures, processes, stamps
+from loadtests.asking import COMPLETIONS, HOST, Address, request
 
-HOST = "127.0.0.1"
-COMPLETIONS = "/v1/chat/completions"
 CATCH_UP_S = 0.2
 """After our own collector's pause, before times are recorded: what piled up meanwhile is not the proxy's doing."""
 AGAIN_AFTER_S = 0.1
 """How long a client waits after a refusal before it asks again, so that a dead proxy is not hammered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a proxy listens, and the path under which it serves completions."""
-
-    host: str
-    port: int
-    path: str = COMPLETIONS
-    model: str = "fake"
-
-
-def request(address: Address, wishes: Mapping[str, object], *, stream: bool = True) -> bytes:
-    """A completion request as bytes; wishes become `x-…` headers for the fake upstream."""
-    body = b'{"model":"%b","stream":%b,"messages":[{"role":"user","content":"Good morning"}]}' % (
-        address.model.encode(),
-        b"true" if stream else b"false",
-    )
-    headers = "".join(f"x-{name}: {value}\r\n" for name, value in wishes.items())
-    return (
-        f"POST {address.path} HTTP/1.1\r\nhost: {address.host}:{address.port}\r\ncontent-type: application/json\r\n"
-        f"authorization: Bearer sk-load\r\n{headers}content-length: {len(body)}\r\n\r\n"
-    ).encode() + body
 
 
 @dataclass(slots=True)
@@ -130,7 +105,7 @@ class Client(asyncio.Protocol):
         self._tally.opened += 1
         wishes = {"tokens": length, "rate": load.rate_per_s, "size": load.size_bytes}
         data = load.data or request(self._swarm.address, wishes)
-        assert self.transport is not None  # noqa: S101 - only called once connected
+        assert self.transport is not None
         self._asked_ns = time.monotonic_ns()
         self.transport.write(data)
 
@@ -172,7 +147,7 @@ class Client(asyncio.Protocol):
         """The answer is whole: count it, and go on if the load says so."""
         self._ended = True
         status = self._parser.get_status_code()
-        if status != 200:  # noqa: PLR2004 - the only status the upstream gives
+        if status != 200:
             self._tally.failed += 1
             self._tally.note(f"status {status}")
         elif not (self._reader.done or self._swarm.load.data):
@@ -182,7 +157,7 @@ class Client(asyncio.Protocol):
             self._tally.completed += 1
         if not self._swarm.load.repeat or not self._swarm.running:
             return
-        if status == 200 and self._parser.should_keep_alive():  # noqa: PLR2004
+        if status == 200 and self._parser.should_keep_alive():
             asyncio.get_running_loop().call_soon(self._ask_if_open)
         else:
             self.leave()
@@ -224,14 +199,14 @@ class Swarm:
         self.address = address
         self.load = load
         self.tally = Tally()
-        self.rng = random.Random(seed)  # noqa: S311 - lengths of streams, no secret
+        self.rng = random.Random(seed)
         self.running = False
         self._count = clients
         self._ramp_s = ramp_s
         self._clients: set[Client] = set()
         self._connects: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Swarm:
+    async def __aenter__(self) -> Self:
         """Open all clients; back once each has asked."""
         self.running = True
         start = time.monotonic()
@@ -289,41 +264,6 @@ class Swarm:
         return self.tally
 
 
-async def fetch(host: str, port: int, target: str) -> bytes:
-    """The body of a small GET. Raises OSError when nobody answers or the status is not 200."""
-    reader, writer = await asyncio.open_connection(host, port)
-    try:
-        writer.write(f"GET {target} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n".encode())
-        answer = Answer()
-        parser = httptools.HttpResponseParser(answer)
-        while not answer.whole and (data := await reader.read(1 << 16)):
-            parser.feed_data(data)
-    finally:
-        writer.close()
-    status = parser.get_status_code() if answer.whole else 0
-    if status != 200:  # noqa: PLR2004
-        msg = f"GET {target} on port {port}: status {status}: {answer.body[:200]!r}"
-        raise OSError(msg)
-    return answer.body
-
-
-class Answer:
-    """Collects one answer's body."""
-
-    def __init__(self) -> None:
-        """Empty."""
-        self.body = b""
-        self.whole = False
-
-    def on_body(self, data: bytes) -> None:
-        """More of it."""
-        self.body += data
-
-    def on_message_complete(self) -> None:
-        """All of it."""
-        self.whole = True
-
-
 def _text(name: str, samples: array[int]) -> str:
     known = figures.distribution(samples, per_unit=1e6)
     return f"{name}: " + (f"p50 {known.p50:.2f} ms, p99 {known.p99:.2f} ms, worst {known.worst:.2f} ms" if known else "none")
@@ -347,14 +287,14 @@ def main() -> int:
     url = urlsplit(chosen.url)
     path = url.path if url.path not in ("", "/") else COMPLETIONS
     processes.allow_many_files()
-    address = Address(url.hostname or "127.0.0.1", url.port or 80, path)
+    address = Address(url.hostname or HOST, url.port or 80, path)
     load = Load(chosen.tokens, chosen.rate, repeat=True)
     tally = uvloop.run(watch(address, load, chosen.streams, chosen.seconds))
-    print(f"tokens {tally.tokens}, streams complete {tally.completed}, failed {tally.failed}, cut {tally.cut}")  # noqa: T201
+    print(f"tokens {tally.tokens}, streams complete {tally.completed}, failed {tally.failed}, cut {tally.cut}")
     for name, samples in (("first token", tally.first_token_ns), ("gap", tally.gap_ns), ("delay", tally.delay_ns)):
-        print(_text(name, samples))  # noqa: T201
+        print(_text(name, samples))
     for reason, often in sorted(tally.reasons.items()):
-        print(f"{often} × {reason}", file=sys.stderr)  # noqa: T201
+        print(f"{often} × {reason}", file=sys.stderr)
     return 1 if tally.failed or tally.cut else 0
 
 

@@ -31,7 +31,9 @@ from loadtests import processes, stamps
 
 TICK_S = 0.001
 HEAD_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-HEAD_STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
+HEAD_STREAM = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
+)
 SMALL = b'{"id":"item-1","object":"item","name":"a small document","size":3,"tags":["a","b","c"],"ok":true}'
 COMPLETION = (
     b'{"id":"chatcmpl-0","object":"chat.completion","created":0,"model":"fake","choices":[{"index":0,"message":'
@@ -259,7 +261,7 @@ async def serve(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     model = Model(loop)
     server = await loop.create_server(lambda: ModelConnection(model), host, port, backlog=8192)
-    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - whoever started us reads it
+    print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests import installs
-from loadtests.swarm import Address, Load, Swarm, request
+from loadtests.asking import Address, request
+from loadtests.swarm import Load, Swarm
 
 
 class BadAnswersError(Exception):
@@ -91,7 +92,7 @@ async def hammer(address: Address, work: Work, connections: int, seconds: float)
 async def _wrk(program: str, address: Address, work: Work, connections: int, seconds: float) -> Rate:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "request.lua"
-        script.write_text(work.script())  # noqa: ASYNC240 - nothing else runs meanwhile
+        script.write_text(work.script())
         url = f"http://{address.host}:{address.port}{work.path}"
         options = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", str(script)]
         process = await asyncio.create_subprocess_exec(

@@ -175,21 +175,3 @@ class Hash:
 
     def observe(self, endpoint: Endpoint, seconds: float, now: float) -> None:
         """Do nothing: keys do not depend on time."""
-
-
-PICKERS: Final[dict[str, Callable[[Random], Picker]]] = {
-    "round_robin": RoundRobin,
-    "least_in_flight": lambda _random: LeastInFlight(),
-    "least_rtt": LeastRtt,
-    "hash": lambda _random: Hash(),
-}
-"""Every way of balancing by the name the configuration uses."""
-
-
-def picker(name: str, random: Random) -> Picker:
-    """Return a new picker for one pool; raises ValueError for a name that is not in `PICKERS`."""
-    make = PICKERS.get(name)
-    if make is None:
-        message = f"balance {name!r} is not known; use one of {', '.join(PICKERS)}"
-        raise ValueError(message)
-    return make(random)

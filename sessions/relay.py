@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, cast
 
 import msgspec
 
-from sessions.sse import StreamEnd
+from sessions.sse import StreamEnd, at_boundary
 from streamgate.errors import (
     ClientClosed,
     ClientStalled,
@@ -36,6 +36,8 @@ from streamgate.exchange import Dialect, Exchange, State, Terminal
 from streamgate.headers import Headers
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
+_NEVER: Final = float("inf")
+_LOOK_AGAIN_S: Final = 3_600.0
 
 
 class Upstream(Protocol):
@@ -125,8 +127,8 @@ class Guide(Protocol):
         """The lines of the trailer fields that may pass."""
         ...
 
-    def first(self, after_s: float) -> None:
-        """A stream's first byte came this long after the request."""
+    def first(self, after_s: float, *, stream: bool) -> None:
+        """The answer's first byte came this long after the request."""
 
     def gap(self, gap_s: float) -> None:
         """This long passed between two writes of a stream."""
@@ -135,7 +137,8 @@ class Guide(Protocol):
 class _Gone:
     """Guides nothing: what an ended relay may still be told has no consequence."""
 
-    judge = compose = interim = trailer = first = gap = staticmethod(lambda _what: None)
+    judge = compose = interim = trailer = gap = staticmethod(lambda _what: None)
+    first = staticmethod(lambda _after_s, *, stream: None)  # noqa: ARG005  # the shape of a Guide
 
 
 _GONE: Final = cast("Guide", _Gone())
@@ -165,12 +168,13 @@ class Relay:
         "_responding",
         "_size",
         "_stream",
+        "_tail",
+        "_upload_blocked",
         "_upstream",
         "_waiting_bytes",
         "_watch",
         "done",
         "limit_bytes",
-        "upload_blocked",
         "uploading",
     )
 
@@ -189,13 +193,14 @@ class Relay:
         self._chunked = self._open = self._adds = self._stream = self._responding = self._body_seen = self._idle_armed = False
         self._end: StreamEnd | None = None
         self._mark = exchange.started_at
+        self._tail = b"\n\n"
         self._last = 0.0
         self._size = 0
         self._paused_at: float | None = None
         self._waiting_bytes = 0
         self._watch: asyncio.TimerHandle | None = None
         self.uploading = False
-        self.upload_blocked = False
+        self._upload_blocked = False
         self.limit_bytes: int | None = None
         """Set when the client left and the rest is only read to its end: how much of it at most."""
         self.done: asyncio.Future[None] = self._loop.create_future()
@@ -207,7 +212,7 @@ class Relay:
         it raises a Fault when nothing is committed, or Again."""
         self._upstream = upstream
         self.uploading = uploading
-        self.upload_blocked = False
+        self._upload_blocked = False
         self._responding = self._idle_armed = False
         self._mark = self._now()
         self._end = None
@@ -221,14 +226,21 @@ class Relay:
     def uploaded(self, *, finished: bool) -> None:
         """Body bytes went up, or the last of them: the upstream's time begins anew."""
         self._mark = self._now()
-        if finished:
+        if finished and self.uploading:
             self.uploading = False
+            self._arm()  # what the upstream owes from now on may be due earlier than what the client did
+
+    def upload_blocked(self, *, blocked: bool) -> None:
+        """The upstream has stopped taking the body, or goes on: whose silence it is changes with that."""
+        if self.uploading:
+            self._upload_blocked = blocked
+            self._mark = self._now()
+            self._arm()
 
     # -- from the upstream connection ----------------------------------------------------------------------------------
 
     def on_interim(self, response: Response) -> None:
         """A 1xx came: pass it on where this client can read one (RFC 9110 §15.2)."""
-        self._mark = self._now()
         head = self._guide.interim(response)
         if head is not None and self._head is None and not self._exchange.committed and self.limit_bytes is None:
             self._client.write(head)
@@ -241,7 +253,6 @@ class Relay:
             self._fail_attempt(again)
             return False
         self._responding = True
-        self._mark = self._now()
         framing = self._guide.compose(response)
         self._exchange.status = response.status
         self._head = framing.head
@@ -250,7 +261,9 @@ class Relay:
         self._adds = framing.adds
         self._stream = framing.stream
         if framing.watched:
-            self._end = StreamEnd(self._exchange.dialect)
+            self._end = StreamEnd(self._exchange.dialect, self._exchange.path)
+        else:
+            self._mark = self._now()
         return True
 
     def on_body(self, data: bytes) -> None:
@@ -282,15 +295,17 @@ class Relay:
         self._mark = now
         exchange = self._exchange
         size = len(data)
-        exchange.bytes_out += size
         self._size += size
+        if self.limit_bytes is None:
+            exchange.bytes_out += size
         if self._end is not None:
             self._end.feed(data)
+        elif self._adds:
+            self._tail = data[-4:] if size >= 4 else (self._tail + data)[-4:]  # noqa: PLR2004  # what at_boundary asks for
         if not self._body_seen:
             self._body_seen = True
             exchange.first_byte_at = now
-            if self._stream:
-                self._guide.first(now - exchange.started_at)
+            self._guide.first(now - exchange.started_at, stream=self._stream)
         elif self._stream:
             self._guide.gap(now - self._last)
         self._last = now
@@ -308,10 +323,7 @@ class Relay:
         if self.done.done():
             return
         self.flush()
-        if self._end is not None and self._end.complete:
-            self._finish_watched(None)
-        else:
-            self.fail(fault)
+        self.fail(fault)
 
     # -- from the client's connection ----------------------------------------------------------------------------------
 
@@ -354,14 +366,19 @@ class Relay:
             return False
         self._exchange.gone_at = now
         self.limit_bytes = limit_bytes
-        self._limits = Limits(
-            self._limits.first_byte_s, self._limits.idle_s, (now - self._exchange.started_at) + limit_s, 1.0, limit_s
-        )
+        total_s = (now - self._exchange.started_at) + limit_s
+        self._limits = replace(self._limits, total_s=min(total_s, self._limits.total_s or total_s))
         self.client_resumed()
         self._exchange.end(Terminal.CLIENT_CLOSED, ClientClosed())
         self._size = 0
+        self.done = self._loop.create_future()  # the one before ends with the client's task, which awaits it
         self._arm()
         return True
+
+    @property
+    def under_way(self) -> bool:
+        """Is an attempt under way, that a fault can end?"""
+        return self._upstream is not None and not self.done.done()
 
     @property
     def drained_bytes(self) -> int | None:
@@ -369,7 +386,12 @@ class Relay:
         return self._size if self.limit_bytes is not None else None
 
     def part(self) -> None:
-        """It is over and recorded: let go of who guided it, so that nothing waits for the garbage collector."""
+        """It is over and recorded: let go of who guided it, so that nothing waits for the garbage collector. An attempt that
+        somebody cut short from outside ends with it."""
+        self._stop_watch()
+        if self._upstream is not None:
+            self._upstream.abandon()
+            self._upstream = None
         self._guide = _GONE
 
     # -- endings -------------------------------------------------------------------------------------------------------
@@ -384,13 +406,23 @@ class Relay:
             self._head = None
             self._fail_attempt(fault)
             return
-        if isinstance(fault, ClientStalled):
+        stalled = isinstance(fault, ClientStalled)
+        if self._end is not None and self._end.complete and not stalled:
+            self._round_off()
+            return
+        if stalled or (self.limit_bytes is None and not (self._adds and (self._chunked or self._open))):
             self._client.cut()
-        elif self._adds and (self._chunked or self._open):
-            self._break(fault)
         elif self.limit_bytes is None:
-            self._client.cut()
+            self._break(fault)
         self._settle(fault.terminal, fault)
+
+    def _round_off(self) -> None:
+        """The terminal event is with the client: whatever broke after it, the answer is whole."""
+        if self._chunked:
+            self._write(LAST_CHUNK)
+        elif not self._open and self.limit_bytes is None:
+            self._client.cut()  # its length promised more
+        self._settle(Terminal.COMPLETE, None)
 
     def _break(self, fault: Fault) -> None:
         """One in-band error at an event boundary, no terminal event, and a proper end of the body.
@@ -401,7 +433,7 @@ class Relay:
         event = b""
         if end is None or not end.failed:
             event = in_band(fault, self._exchange.dialect, self._exchange.request_id)
-            if end is not None and not end.at_boundary:
+            if not (at_boundary(self._tail) if end is None else end.at_boundary):
                 event = b"\n\n" + event  # nothing can take a part of an event back; at least it ends here
         self._exchange.bytes_out += len(event)
         if event:
@@ -413,14 +445,16 @@ class Relay:
         end = self._end
         if self.done.done():
             return
-        if end is None or end.complete:
-            if self._chunked:
-                self._write(self._last_chunk(trailers))
-            self._settle(Terminal.COMPLETE, None)
-        elif end.failed:
-            self.fail(UpstreamFault("The provider reported an error in the stream", note="in-band error of the upstream"))
-        else:
+        if end is None or not (end.whole or end.failed):
             self.fail(UpstreamTruncated("The upstream ended the stream without its terminal event"))
+            return
+        if self._chunked:
+            self._write(self._last_chunk(trailers))
+        if end.whole:
+            self._settle(Terminal.COMPLETE, None)
+        else:
+            fault = UpstreamFault("The provider reported an error in the stream", note="in-band error of the upstream")
+            self._settle(fault.terminal, fault)
 
     def _settle(self, terminal: Terminal, fault: Fault | None) -> None:
         self._stop_watch()
@@ -457,23 +491,18 @@ class Relay:
     def _overdue(self, now: float) -> tuple[float, Fault | None]:
         """(seconds until something may be overdue, what is overdue now)."""
         limits = self._limits
-        at = now + 3600.0
-        fault: type[Fault] = TotalTimeout
-        if limits.total_s is not None:
-            at = self._exchange.started_at + limits.total_s
-        mine_fault: type[Fault]
+        since, limit_s, fault = self._mark, limits.first_byte_s, cast("type[Fault]", FirstByteTimeout)
         if self._paused_at is not None:
-            mine, mine_fault = self._paused_at + limits.write_s, ClientStalled
-        elif self.uploading and not self._responding and not self.upload_blocked:
-            mine, mine_fault = self._mark + limits.body_s, RequestTimeout
+            since, limit_s, fault = self._paused_at, limits.write_s, ClientStalled
+        elif self.uploading and not self._responding and not self._upload_blocked:
+            limit_s, fault = limits.body_s, RequestTimeout
         elif self._body_seen or (self._responding and self._end is None):
-            mine, mine_fault = self._mark + (limits.idle_s or 3600.0), IdleTimeout
-        else:
-            mine, mine_fault = self._mark + (limits.first_byte_s or 3600.0), FirstByteTimeout
-        if mine < at:
-            at, fault = mine, mine_fault
+            limit_s, fault = limits.idle_s, IdleTimeout
+        at = _NEVER if limit_s is None else since + limit_s
+        if limits.total_s is not None and self._exchange.started_at + limits.total_s < at:
+            at, fault = self._exchange.started_at + limits.total_s, TotalTimeout
         if at > now:
-            return at - now, None
+            return min(at - now, _LOOK_AGAIN_S), None
         if fault is ClientStalled and (waiting := self._client.waiting_bytes()) < self._waiting_bytes:
             self._waiting_bytes = waiting  # slow, not stalled
             self._paused_at = now

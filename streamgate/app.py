@@ -23,6 +23,7 @@ from sanic import Sanic
 from sanic.worker.loader import AppLoader
 
 from sessions.registry import Registry
+from streamgate.catalogue import PICKERS
 from streamgate.admin.api import Views, make_admin
 from streamgate.clock import SystemClock
 from streamgate.config.compile import Snapshot
@@ -98,7 +99,7 @@ class Worker:
         self._kept = Kept()
         self._stop = asyncio.Event()
         self._tasks = Tasks(self._task_failed)
-        self._builder = Builder(kept=self._kept, metrics=self._metrics, clock=self._clock)
+        self._builder = Builder(kept=self._kept, metrics=self._metrics, clock=self._clock, pickers=PICKERS)
         self._reload: Reload[Built] = Reload(
             self._ahead, self._builder.build, now_wall=self._clock.wall(), on_swap=self._swapped, on_outcome=self._outcome
         )
@@ -125,6 +126,7 @@ class Worker:
         self._siblings = Siblings(Path(run_dir) if run_dir else None, self._metrics.families)
         self._tls = tls
         self._admin_server: Any = None
+        self._listens = False
         self._put_in_force(snapshot)
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -145,6 +147,10 @@ class Worker:
             "listening", extra={"data": str(_bound(app, gate.bind)), "admin": str(gate.admin or "off"), "pid": os.getpid()}
         )
         return self.gateway
+
+    def listens(self) -> None:
+        """Called when the data port takes connections: only now is the gateway ready."""
+        self._listens = True
 
     async def _open_admin(self, app: Sanic[Any, Any]) -> None:
         gate = self._reload.current.spec.gate
@@ -195,7 +201,7 @@ class Worker:
     def _put_in_force(self, snapshot: Snapshot[Built]) -> None:
         gateway, gate, built = self.gateway, snapshot.spec.gate, snapshot.plans
         gateway.head_limits = HeadLimits(gate.limits.head, gate.limits.target, gate.limits.fields)
-        gateway.timeouts = EdgeTimeouts(gate.timeouts.head, gate.timeouts.keep_alive)
+        gateway.timeouts = EdgeTimeouts(gate.timeouts.head, gate.timeouts.keep_alive, gate.timeouts.write)
         gateway.trusted = Networks(gate.trusted_proxies)
         gateway.number = snapshot.number
         gateway.routes = built.routes
@@ -218,6 +224,8 @@ class Worker:
     # -- what the admin port shows -------------------------------------------------------------------------------------
 
     def _why_not_ready(self) -> str | None:
+        if not self._listens:
+            return "starting"
         return "shutting down" if self.gateway.kit.registry.draining else None
 
     def _shown(self) -> dict[str, Any]:

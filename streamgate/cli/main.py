@@ -35,9 +35,7 @@ class Commands(click.Group):
             return None
         return cast("click.Command", importlib.import_module(_module(cmd_name)).command)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that is called, or say which was probably meant. Raises click.UsageError."""
         known = self.list_commands(ctx)
         if args and args[0] not in known:

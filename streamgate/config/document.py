@@ -20,7 +20,7 @@ class Node:
     is_lost: bool = False
     """Whether it could not be read, which has been told; its value is None then."""
 
-    def plain(self) -> Any:  # noqa: ANN401 - whatever the document holds
+    def plain(self) -> Any:
         """The value alone: new maps, lists and scalars."""
         if isinstance(self.value, Mapping):
             return {key: node.plain() for key, node in self.value.items()}

@@ -8,11 +8,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from streamgate.config.document import Document, Node, merge
-from streamgate.config.problem import ConfigurationError, Finding, Place, Problem
+from streamgate.config.problem import ConfigurationError, Finding, Loc, Place, Problem
 from streamgate.config.secrets import resolve
 from streamgate.config.sentences import quoted
 from streamgate.config.shape import fit
@@ -38,7 +39,7 @@ class Loaded:
     environment: str | None
     files: tuple[Path, ...]
     """Every file it was read from, secrets included: when one changes, load again."""
-    warnings: tuple[Problem, ...] = field(default=())
+    warnings: tuple[Problem, ...]
     """What is allowed and probably not meant."""
 
 
@@ -51,23 +52,17 @@ def load(path: Path, *, env: str | None = None, environ: Mapping[str, str]) -> L
     findings = [finding for document in documents for finding in document.findings]
     roots = [document.root for document in documents if document.root is not None]
     if len(roots) < len(documents):
-        raise ConfigurationError(_placed(findings, None, files), files)
+        raise ConfigurationError(_placed(findings, Node({}, Place(str(path))), files), files)
     root = merge(*roots) if env is not None else roots[0]
     plain = root.plain()
     resolved = resolve(plain, environ=environ, folder=path.parent)
     broken = {*root.lost(), *(finding.loc for finding in resolved.findings)}
     fitted = fit(copy.deepcopy(resolved.data), root, broken=broken, folder=path.parent)
-    findings += [*resolved.findings, *fitted.findings]
-    if fitted.spec is not None:
-
-        def shown(text: str) -> str:
-            return '"…"' if any(value and value in text for value in resolved.values) else quoted(text)
-
-        crossed = cross_check(fitted.spec, why_unreadable=why_unreadable, shown=shown)
-        findings += [finding for finding in crossed if fitted.is_sound(finding)]
+    crossed = cross_check(fitted.spec, why_unreadable=why_unreadable, shown=partial(_as_written, root))
+    findings += [*resolved.findings, *fitted.findings, *filter(fitted.is_sound, crossed)]
     files = (*files, *resolved.files)
     problems = _placed(findings, root, files)
-    if fitted.spec is None or any(problem.severity == "error" for problem in problems):
+    if any(problem.severity == "error" for problem in problems):
         raise ConfigurationError(problems, files)
     return Loaded(fitted.spec, _hash(plain), str(path), env, files, problems)
 
@@ -97,12 +92,13 @@ def _hash(plain: object) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _placed(findings: Iterable[Finding], root: Node | None, files: tuple[Path, ...]) -> tuple[Problem, ...]:
+def _as_written(root: Node, loc: Loc, text: str) -> str:
+    node = root.find(loc)
+    return quoted(text if node is None else node.plain())
+
+
+def _placed(findings: Iterable[Finding], root: Node, files: tuple[Path, ...]) -> tuple[Problem, ...]:
     """Findings as problems, in the order of the files and lines."""
     order = {str(file): position for position, file in enumerate(files)}
-    problems = [finding.at(finding.place or _place(finding, root)) for finding in findings]
+    problems = [one.at(one.place or root.place_of(one.loc, on_key=one.on_key)) for one in findings]
     return tuple(sorted(problems, key=lambda one: (order.get(one.file, 0), one.line or 0, one.column or 0, one.path)))
-
-
-def _place(finding: Finding, root: Node | None) -> Place:
-    return Place("") if root is None else root.place_of(finding.loc, on_key=finding.on_key)

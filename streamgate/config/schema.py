@@ -27,7 +27,7 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _with_references(schema: Any) -> Any:  # noqa: ANN401 - JSON, as deep as it goes
+def _with_references(schema: Any) -> Any:
     """The same schema, where a value that is no free text may also be written as a reference. Titles are left out."""
     kept = {key: value for key, value in schema.items() if key != "title"}
     if _is_leaf(kept):

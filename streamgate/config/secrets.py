@@ -34,15 +34,13 @@ class Resolved:
     findings: tuple[Finding, ...]
     files: tuple[Path, ...]
     """Files that were named, whether or not they could be read."""
-    values: frozenset[str]
-    """What was put in place of references: never to be shown."""
 
 
 def resolve(document: object, *, environ: Mapping[str, str], folder: Path) -> Resolved:
     """Resolve every reference in a document of maps, lists and scalars; a relative file is taken from `folder`."""
     source = _Source(environ, folder)
     data = source.resolve(document, ())
-    return Resolved(data, tuple(source.findings), tuple(source.files), frozenset(source.values))
+    return Resolved(data, tuple(source.findings), tuple(source.files))
 
 
 def has_reference(text: object) -> bool:
@@ -54,7 +52,6 @@ class _Source:
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
         self.findings: list[Finding] = []
         self.files: dict[Path, None] = {}
-        self.values: set[str] = set()
         self._environ = environ
         self._folder = folder
         self._schemes: dict[str, Callable[[str], str]] = {"env": self._from_environment, "file": self._from_file}
@@ -68,24 +65,18 @@ class _Source:
 
     def _text(self, text: str, loc: Loc) -> str:
         before = len(self.findings)
-        values: list[str] = []
 
         def replaced(found: re.Match[str]) -> str:
             if found[0] == "$${":
                 return "${"
             try:
-                value = self._resolved(found[1])
+                return self._resolved(found[1])
             except UnresolvedError as error:
                 self.findings.append(Finding(loc, str(error)))
                 return found[0]
-            values.append(value)
-            return value
 
         resolved = _REFERENCE.sub(replaced, text)
-        if len(self.findings) > before:
-            return text
-        self.values.update(values)
-        return resolved
+        return resolved if len(self.findings) == before else text
 
     def _resolved(self, inner: str | None) -> str:
         if inner is None:
@@ -93,7 +84,7 @@ class _Source:
         scheme, colon, name = inner.partition(":")
         if colon and scheme in _LATER:
             raise UnresolvedError(f"${{{scheme}:…}} is not available in this version; {_HOW}")
-        if not colon or not name or scheme not in self._schemes:
+        if not name or scheme not in self._schemes:
             raise UnresolvedError(f"a reference that means nothing; {_HOW}, or $${{ for ${{ itself")
         return self._schemes[scheme](name)
 

@@ -40,7 +40,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
-def written(default: str) -> Any:  # noqa: ANN401 - as pydantic's own Field: the type is that of the attribute
+def written(default: str) -> Any:
     """A field's default in the spelling of the document, which is also how the JSON Schema shows it."""
     return Field(default=default, validate_default=True)
 

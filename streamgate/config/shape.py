@@ -23,7 +23,7 @@ from streamgate.config.section import FOLDER
 from streamgate.config.sentences import sentence
 from streamgate.config.spec import Spec
 
-_ROUNDS_MAX: Final = 12
+ROUNDS_MAX: Final = 12
 """Each round cuts at least one level higher, and the language is six levels deep; twice that is never reached."""
 
 _SERVICE: Final = {"id": "unreadable", "url": "http://unreadable.invalid"}
@@ -35,8 +35,8 @@ _STAND_INS: Final[dict[str, dict[str, Any]]] = {"services": _SERVICE, "routes": 
 class Fit:
     """What came of fitting a document to the language."""
 
-    spec: Spec | None = None
-    """The document with cuts and stand-ins where it was wrong; None only if nothing could be made of it."""
+    spec: Spec = field(default_factory=Spec)
+    """The document, with cuts and stand-ins where it was wrong."""
     findings: list[Finding] = field(default_factory=list)
     broken: set[Loc] = field(default_factory=set)
     """Places that could not be read: nothing may be concluded from what the spec says there."""
@@ -47,14 +47,22 @@ class Fit:
         return not any(overlaps(place, cut) for place in places for cut in self.broken)
 
 
-def fit(data: Any, written: Node, *, broken: set[Loc], folder: Path) -> Fit:  # noqa: ANN401 - whatever the file holds
+def fit(
+    data: Any,
+    written: Node,
+    *,
+    broken: set[Loc],
+    folder: Path,
+    rounds: int = ROUNDS_MAX,
+) -> Fit:
     """Fit resolved data to the language. It is cut where it does not fit, so pass a copy.
 
     `written` is the same document before references were resolved, for what is shown; `broken` are places already
-    known to be wrong, of which nothing is told again; relative file names are taken from `folder`.
+    known to be wrong, of which nothing is told again; relative file names are taken from `folder`. A document that does
+    not fit after so many `rounds` of cutting is as good as empty, and nothing is concluded from it.
     """
     result = Fit(broken=set(broken))
-    for _ in range(_ROUNDS_MAX):
+    for _ in range(rounds):
         try:
             result.spec = Spec.model_validate(data, context={FOLDER: folder})
         except ValidationError as invalid:
@@ -65,10 +73,11 @@ def fit(data: Any, written: Node, *, broken: set[Loc], folder: Path) -> Fit:  # 
                 _take(error, data, written, known, result)
         else:
             return result
+    result.broken.add(())
     return result
 
 
-def _take(error: ErrorDetails, data: Any, written: Node, known: frozenset[Loc], result: Fit) -> None:  # noqa: ANN401
+def _take(error: ErrorDetails, data: Any, written: Node, known: frozenset[Loc], result: Fit) -> None:
     loc = tuple(step for step in error["loc"] if step != "[key]")
     named = tuple((*loc, name) for name in error.get("ctx", {}).get("fields", ()))
     explained = loc in result.broken and error["type"] == "missing"
@@ -81,7 +90,7 @@ def _take(error: ErrorDetails, data: Any, written: Node, known: frozenset[Loc], 
     _cut(data, loc, error["type"], [place[-1] for place in named])
 
 
-def _cut(data: Any, loc: Loc, kind: str, named: list[str | int]) -> None:  # noqa: ANN401
+def _cut(data: Any, loc: Loc, kind: str, named: list[str | int]) -> None:
     """Take out what does not fit, or put a stand-in where something has to be."""
     stand_in = _STAND_INS.get(str(loc[0])) if loc and isinstance(data.get(loc[0]), list) else None
     item_depth, key_depth = 2, 3
@@ -103,7 +112,7 @@ def _cut(data: Any, loc: Loc, kind: str, named: list[str | int]) -> None:  # noq
         holder.pop(loc[-1], None)
 
 
-def _below(holder: Any, step: str | int) -> Any:  # noqa: ANN401
+def _below(holder: Any, step: str | int) -> Any:
     """What stands at a step; nothing where an earlier cut has left nothing."""
     if isinstance(holder, list) and isinstance(step, int):
         return holder[step]
@@ -145,7 +154,7 @@ def _keys(model: type[BaseModel] | None) -> list[str]:
     return [name for name, info in fields.items() if info.annotation is not type(None)]
 
 
-def _annotation(loc: Loc) -> Any:  # noqa: ANN401 - a type, as typing writes it
+def _annotation(loc: Loc) -> Any:
     """The type at a place of the language, without what may stand around it."""
     found: Any = Spec
     for step in loc:
@@ -160,7 +169,7 @@ def _annotation(loc: Loc) -> Any:  # noqa: ANN401 - a type, as typing writes it
     return found
 
 
-def _bare(annotation: Any) -> Any:  # noqa: ANN401
+def _bare(annotation: Any) -> Any:
     while get_origin(annotation) in {Annotated, Union, types.UnionType}:
         annotation = next(arg for arg in get_args(annotation) if arg is not type(None))
     return annotation
@@ -176,5 +185,5 @@ def _field(loc: Loc) -> FieldInfo | None:
     return None if holder is None else holder.model_fields.get(str(loc[-1]))
 
 
-def _choices(annotation: Any) -> list[str]:  # noqa: ANN401
+def _choices(annotation: Any) -> list[str]:
     return [str(choice) for choice in get_args(annotation)] if get_origin(annotation) is Literal else []

@@ -102,9 +102,7 @@ BodyLimit = Annotated[
     int | Literal["off"] | None,
     PlainValidator(_body_limit),
     PlainSerializer(lambda limit: format_size(limit) if isinstance(limit, int) else limit, when_used="json"),
-    WithJsonSchema(
-        {"anyOf": [{"type": "string"}, {"type": "null"}, {"type": "integer", "minimum": 0}, {"const": False}]}
-    ),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}, {"type": "integer", "minimum": 0}, {"const": False}]}),
 ]
 """Bytes, `off`, or None for the gate's."""
 

@@ -233,9 +233,7 @@ SizeOrOff = Annotated[
     int | None, PlainValidator(parse_size_or_off), _AS_SIZE, _written(_SIZE_PATTERN, _SIZES, number=True, off=True)
 ]
 """Bytes, or None for `off`."""
-ListenAddress = Annotated[
-    Address, PlainValidator(parse_address), PlainSerializer(str), _written(_ADDRESS_PATTERN, _ADDRESSES)
-]
+ListenAddress = Annotated[Address, PlainValidator(parse_address), PlainSerializer(str), _written(_ADDRESS_PATTERN, _ADDRESSES)]
 """An Address."""
 ListenAddressOrOff = Annotated[
     Address | None,

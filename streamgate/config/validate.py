@@ -15,11 +15,16 @@ from streamgate.config.spec import Route, Service, Spec
 
 WhyUnreadable = Callable[[Path], str | None]
 """Why a file cannot be read, None when it can."""
-Shown = Callable[[str], str]
-"""How a value of the document is shown in a message, or hidden."""
+Shown = Callable[[Loc, str], str]
+"""How the text at a place is shown in a message: as it is written there, which may be a reference to what it is."""
 
 
-def cross_check(spec: Spec, *, why_unreadable: WhyUnreadable, shown: Shown = quoted) -> tuple[Finding, ...]:
+def as_it_is(_: Loc, text: str) -> str:
+    """Show a text itself, for a document without references."""
+    return quoted(text)
+
+
+def cross_check(spec: Spec, *, why_unreadable: WhyUnreadable, shown: Shown = as_it_is) -> tuple[Finding, ...]:
     """Everything that is wrong between the sections of a configuration, errors and warnings."""
     return (
         *_gate(spec, why_unreadable),
@@ -60,8 +65,9 @@ def _twice(section: str, ids: list[str], shown: Shown) -> Iterator[Finding]:
     for position, name in enumerate(ids):
         earlier = first.setdefault(name, position)
         if earlier != position:
-            message = f"{section}[{earlier}] has the id {shown(name)} already; give each its own"
-            yield Finding((section, position, "id"), message, reads=((section, earlier, "id"),))
+            loc: Loc = (section, position, "id")
+            message = f"{section}[{earlier}] has the id {shown(loc, name)} already; give each its own"
+            yield Finding(loc, message, reads=((section, earlier, "id"),))
 
 
 def _service(position: int, service: Service, why_unreadable: WhyUnreadable) -> Iterator[Finding]:
@@ -88,22 +94,24 @@ def _service(position: int, service: Service, why_unreadable: WhyUnreadable) -> 
 
 def _route(position: int, route: Route, spec: Spec, shown: Shown) -> Iterator[Finding]:
     loc: Loc = ("routes", position)
-    ids = [service.id for service in spec.services]
     wanted = route.to.service
-    if wanted is not None and wanted not in ids:
-        near = difflib.get_close_matches(wanted, ids, n=1)
-        message = f"no service has the id {shown(wanted)}; add it under services, or name one that is there"
-        suggestion = near[0] if near and shown(near[0]) == quoted(near[0]) else None
-        yield Finding((*loc, "to", "service"), message, suggestion, reads=_ids_of_services(spec))
+    if wanted is not None and wanted not in {service.id for service in spec.services}:
+        yield _leads_nowhere((*loc, "to", "service"), wanted, spec, shown)
     prefix = route.rewrite.strip_prefix if route.rewrite else None
     if prefix is not None and not any(_can_begin_with(path, prefix) for path in route.match.paths):
-        message = f"no path of this route begins with {shown(prefix)}; correct one of them, or remove strip_prefix"
-        yield Finding((*loc, "rewrite", "strip_prefix"), message, reads=((*loc, "match", "paths"),))
+        loc = (*loc, "rewrite", "strip_prefix")
+        message = f"no path of this route begins with {shown(loc, prefix)}; correct one of them, or remove strip_prefix"
+        yield Finding(loc, message, reads=(("routes", position, "match", "paths"),))
 
 
-def _ids_of_services(spec: Spec) -> tuple[Loc, ...]:
-    # An empty list may be one that could not be read.
-    return tuple(("services", i, "id") for i in range(len(spec.services))) or (("services",),)
+def _leads_nowhere(loc: Loc, wanted: str, spec: Spec, shown: Shown) -> Finding:
+    places: dict[Loc, str] = {("services", i, "id"): service.id for i, service in enumerate(spec.services)}
+    # What is shown otherwise than it is came by a reference, and is not to be told as a suggestion.
+    ids = [name for loc_, name in places.items() if shown(loc_, name) == quoted(name)]
+    near = [] if shown(loc, wanted) != quoted(wanted) else difflib.get_close_matches(wanted, ids, n=1)
+    message = f"no service has the id {shown(loc, wanted)}; add it under services, or name one that is there"
+    # Without services the list itself may be what could not be read.
+    return Finding(loc, message, near[0] if near else None, reads=tuple(places) or (("services",),))
 
 
 def _can_begin_with(path: str, prefix: str) -> bool:
@@ -125,9 +133,7 @@ def _shadowed(spec: Spec) -> Iterator[Finding]:
             earlier = sorted({first[key] for key in keys if key in first})
             if all(key in first for key in keys):
                 others = " and ".join(f"routes[{one}]" for one in earlier)
-                message = (
-                    f"can never match: {others} took the same path, hosts and methods before; change or remove one"
-                )
+                message = f"can never match: {others} took the same path, hosts and methods before; change or remove one"
                 if earlier == [position]:
                     message = "stands twice in this route; keep one"
                 reads = tuple(("routes", one, "match") for one in (*earlier, position))

@@ -7,11 +7,13 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Final
 
 MAX_TOKENS: Final = 120
 TIMEOUT_S: Final = 60.0
+
+Ask = Callable[[str, dict[str, Any], Mapping[str, str]], Iterator[str]]
+"""Server, request body, headers; yields text. Raises CompletionError."""
 
 
 class CompletionError(Exception):
@@ -28,8 +30,14 @@ class Heard:
     total_s: float
 
 
-def stream(
-    url: str, model: str, prompt: str, show: Callable[[str], None], headers: Mapping[str, str] | None = None
+def stream(  # noqa: PLR0913 (what is asked, of whom, and what is done with the answer)
+    url: str,
+    model: str,
+    prompt: str,
+    show: Callable[[str], None],
+    headers: Mapping[str, str],
+    *,
+    ask: Ask | None = None,
 ) -> Heard:
     """Ask the server at `url`; hand every piece of text to `show` as it comes. Raises CompletionError."""
     asked = {
@@ -39,11 +47,10 @@ def stream(
         "temperature": 0,
         "stream": True,
     }
-    # Looked for before the clock starts: importing it takes a second, which is not the gateway's.
-    ask = _through_http if _sdk() is None else _through_sdk
+    ask = ask or usual()  # before the clock starts: importing an SDK takes a second, which is not the gateway's
     begin = time.monotonic()
     first_s, pieces = 0.0, 0
-    for text in ask(url, asked, headers or {}):
+    for text in ask(url, asked, headers):
         if not pieces:
             first_s = time.monotonic() - begin
         pieces += 1
@@ -53,16 +60,18 @@ def stream(
     return Heard(pieces=pieces, first_s=first_s, total_s=time.monotonic() - begin)
 
 
-def _sdk() -> ModuleType | None:
-    """The openai package, or None where it is not installed."""
+def usual() -> Ask:
+    """By way of the SDK, or without it where it is not installed."""
     try:
-        return importlib.import_module("openai")
+        importlib.import_module("openai")
     except ImportError:
-        return None
+        return through_http
+    return through_sdk
 
 
-def _through_sdk(url: str, asked: dict[str, Any], headers: Mapping[str, str]) -> Iterator[str]:
-    import openai  # noqa: PLC0415 (optional, and slow: imported by `_sdk` or never)
+def through_sdk(url: str, asked: dict[str, Any], headers: Mapping[str, str]) -> Iterator[str]:
+    """The pieces of text, read by the openai SDK."""
+    import openai  # noqa: PLC0415 (optional)
 
     # Not by way of a proxy named in the environment: the address is on this machine.
     transport = openai.DefaultHttpxClient(trust_env=False)
@@ -77,7 +86,8 @@ def _through_sdk(url: str, asked: dict[str, Any], headers: Mapping[str, str]) ->
         raise CompletionError(f"{type(error).__name__}: {error}") from error
 
 
-def _through_http(url: str, asked: dict[str, Any], headers: Mapping[str, str]) -> Iterator[str]:
+def through_http(url: str, asked: dict[str, Any], headers: Mapping[str, str]) -> Iterator[str]:
+    """The pieces of text, read without any SDK."""
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
     try:
@@ -91,11 +101,13 @@ def _through_http(url: str, asked: dict[str, Any], headers: Mapping[str, str]) -
             if name == "data" and value == "[DONE]":
                 return
             if name == "data":
-                choices = json.loads(value).get("choices") or [{}]
-                if text := choices[0].get("delta", {}).get("content"):
+                chunk = json.loads(value)
+                if "error" in chunk:
+                    raise CompletionError(str(chunk["error"].get("message")))
+                if chunk["choices"] and (text := chunk["choices"][0]["delta"].get("content")):
                     yield text
         raise CompletionError("the stream was cut off before its end")
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
         raise CompletionError(f"{type(error).__name__}: {error}") from error
     finally:
         connection.close()

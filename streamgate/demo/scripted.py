@@ -184,9 +184,7 @@ def main(host: str, port: int) -> None:
     except OSError as error:
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}; try --port 0") from None
     # Open streams are not waited for: whoever stops this server has stopped listening to it.
-    config = uvicorn.Config(
-        create_app(), log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=1
-    )
+    config = uvicorn.Config(create_app(), log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=1)
     sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
     sys.stdout.flush()
     uvicorn.Server(config).run(sockets=[listener])

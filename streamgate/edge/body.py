@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from streamgate.edge.chunked import Chunked
-from streamgate.errors import TooLarge
+from streamgate.errors import Fault, TooLarge
 from streamgate.headers import Headers
 
 REPLAY_BYTES: Final = 65_536
@@ -51,7 +51,7 @@ Sink = Callable[[bytes, bool], None]
 class Body:
     """One request body. ``length`` None means chunked; ``replay`` is None once too much has gone by to send it again."""
 
-    __slots__ = ("_blocked", "_buffer", "_coding", "_max_bytes", "_reading", "_sink", "chunked", "length", "received", "replay")
+    __slots__ = ("_blocked", "_buffer", "_coding", "_fault", "_max_bytes", "_reading", "_sink", "chunked", "length", "received", "replay")
 
     def __init__(self, buffer: bytearray, length: int | None, reading: Reading) -> None:
         self._buffer = buffer
@@ -60,6 +60,7 @@ class Body:
         self._sink: Sink | None = None
         self._blocked: Callable[[], bool] = _never
         self._max_bytes: int | None = None
+        self._fault: Fault | None = None
         self.chunked = length is None
         self.length = length
         self.received = 0
@@ -69,6 +70,11 @@ class Body:
     def complete(self) -> bool:
         """Has all of it been read off the connection?"""
         return self._coding.done
+
+    @property
+    def rest(self) -> int | None:
+        """Bytes that have not come yet; None where nobody can know."""
+        return None if self.length is None or self._fault is not None else self.length - self.received
 
     @property
     def trailers(self) -> Headers:
@@ -107,7 +113,17 @@ class Body:
         self._blocked = _never
 
     def pull(self) -> None:
-        """Move what has come to the sink, or into what is kept. Raises NotFramed, TooLarge."""
+        """Move what has come to the sink, or into what is kept. Raises NotFramed, TooLarge; once it has, it always does: after
+        a broken chunk nobody knows what the next bytes are."""
+        if self._fault is not None:
+            raise self._fault
+        try:
+            self._pull()
+        except Fault as fault:
+            self._fault = fault
+            raise
+
+    def _pull(self) -> None:
         while not self._coding.done:
             most = _PIECE_BYTES if self._sink is not None else REPLAY_BYTES - len(self.replay or b"")
             if most <= 0 or (self._sink is not None and self._blocked()):

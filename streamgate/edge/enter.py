@@ -34,12 +34,17 @@ def dialect_of(path: bytes) -> Dialect:
     return Dialect.PROBLEM if match is None else _DIALECTS[(match.lastindex or 1) - 1]
 
 
+def _without_port(host: bytes) -> bytes:
+    return host[: host.index(b"]") + 1] if host.startswith(b"[") else host.partition(b":")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class EdgeTimeouts:
-    """Seconds a client has for a head, and may stay between two requests."""
+    """Seconds a client has for a head, may stay between two requests, and may take nothing of what waits for it."""
 
     head_s: float = 10.0
     keep_alive_s: float = 75.0
+    write_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,8 @@ class Gateway:
         except BadTarget as error:
             raise NotFramed("The request target is not taken: " + error.reason) from None
         method = head.method
-        found = self.routes.match(head.host, path, method)
+        host = target.authority or head.host
+        found = self.routes.match(host if b":" not in host else _without_port(host), path, method)
         if found is None:
             raise NoRoute
         if isinstance(found, NotAllowed):
@@ -104,7 +110,7 @@ class Gateway:
             method=method,
             path=path,
             query=target.query,
-            host=target.authority or head.host,
+            host=host,
             headers=head.headers,
             http10=head.http10,
             started_at=self.kit.clock.now(),

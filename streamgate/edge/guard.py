@@ -18,6 +18,9 @@ from streamgate.headers import connection_tokens
 
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]{0,5})?")
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")  # no sign, no leading zero (some read 010 as octal), below 2^63
+_VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]\r\n")
+_NOT_FORWARDED: Final = frozenset({b"CONNECT", b"TRACE"})
+"""CONNECT asks for a tunnel; TRACE would show a client what the gateway adds, credentials among it (RFC 9110 §9.3.8)."""
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
 _NAMED: Final = frozenset({b"via", b"traceparent", b"tracestate", b"x-request-id", b"x-forwarded-for"})
@@ -99,6 +102,12 @@ def _unparsed(head: bytes, error: Exception) -> NotFramed:
     return NotFramed("The request head is malformed: " + str(error).lower())
 
 
+def _no_version(found: bytes) -> NotFramed:
+    if _VERSION.fullmatch(found):
+        return NotFramed("Only HTTP/1.0 and HTTP/1.1 are spoken here", status=505)
+    return NotFramed("The request line is not of HTTP/1.1")
+
+
 def read_head(data: bytes, limits: HeadLimits) -> Head:
     """Read one complete head, ``data`` ending in the empty line.
 
@@ -113,12 +122,14 @@ def read_head(data: bytes, limits: HeadLimits) -> Head:
     except httptools.HttpParserError as error:
         raise _unparsed(data, error) from None
     head.method = parser.get_method()
-    version = parser.get_http_version()
-    if version != "1.1":
-        if version != "1.0":
-            raise NotFramed("Only HTTP/1.0 and HTTP/1.1 are spoken here", status=505)
+    version = data[len(head.method) + len(head.target) + 2 :][:10]  # one space each, then this and nothing else
+    if version != b"HTTP/1.1\r\n":
+        if version != b"HTTP/1.0\r\n":
+            raise _no_version(version)
         head.http10 = True
         head.keep_alive = False
+    if head.method in _NOT_FORWARDED:
+        raise NotFramed("This method is not served by the gateway", status=501)
     if len(head.target) > limits.target_bytes:
         raise TooLarge("The request target is longer than this gateway takes", status=414)
     if len(head.headers) > limits.fields:
@@ -181,9 +192,12 @@ def _good_host(host: bytes) -> bool:
 _BARE: Final = re.compile(rb"[^\r]\n|\r[^\n]|\x00|^\n")
 
 
-def unfinished(data: bytes | bytearray, limits: HeadLimits) -> None:
-    """Look at a head that has not ended yet: raise as soon as it cannot become a good one, so that nobody waits for it."""
-    if _BARE.search(data):
+def unfinished(data: bytes | bytearray, limits: HeadLimits, looked: int = 0) -> None:
+    """Look at a head that has not ended yet: raise as soon as it cannot become a good one, so that nobody waits for it.
+
+    ``looked`` bytes have been seen before: a head that comes byte by byte is not read over and over again.
+    """
+    if _BARE.search(data, max(0, looked - 1)):
         raise NotFramed("Lines of a request head end in CRLF")
     line_end = data.find(b"\r\n")
     if (line_end if line_end >= 0 else len(data)) > limits.target_bytes + 64:

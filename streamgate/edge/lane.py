@@ -21,14 +21,17 @@ from streamgate.edge.guard import Head, read_head, unfinished
 from streamgate.errors import Answer, Fault, RequestTimeout, answer
 from streamgate.exchange import Dialect, Exchange
 from streamgate.headers import Peer
-from streamgate.pipeline.heads import own_answer
+from streamgate.pipeline.heads import date_line, own_answer
 from streamgate.pipeline.run import run
 from streamgate.pipeline.upstream import Sending
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _IDLE, _REQUEST, _HANDLER, _RESPONSE = Stage.IDLE, Stage.REQUEST, Stage.HANDLER, Stage.RESPONSE
 _LINGER_S: Final = 2.0
-_LINGER_BYTES: Final = 1_048_576
+"""How long a client that is answered may say nothing while the rest of its request is awaited."""
+_PARTING_S: Final = 30.0
+"""How long what it still sends is read away before the connection ends; nginx's lingering_time is as long."""
+_REST_BYTES: Final = 65_536
 _BUFFER_BYTES: Final = 65_536
 
 
@@ -62,12 +65,14 @@ class LaneHttp(Http):
                 await self._serve(data)
         except Fault as fault:
             protocol.answer_before_match(fault)
+        await self._part()
 
     async def _next_head(self) -> bytes:
         protocol = self.protocol
         buffer = protocol.recv_buffer
         limits = protocol.gateway.head_limits
         self.stage = _IDLE
+        protocol.idle_since = protocol.gateway.kit.clock.now()
         looked = 0
         while True:
             if buffer:
@@ -84,7 +89,7 @@ class LaneHttp(Http):
                     if end > limits.head_bytes:
                         unfinished(buffer[: end + 4], limits)
                     return bytes(buffer[: end + 4])
-                unfinished(buffer, limits)
+                unfinished(buffer, limits, looked)
                 looked = len(buffer)
             await protocol.receive_more()
 
@@ -99,8 +104,7 @@ class LaneHttp(Http):
         except Fault as fault:
             entry = None
             if not (fault.status == 404 and gateway.serves(head, protocol.app)):  # noqa: PLR2004
-                self._answer(head, fault, None)
-                await self._settle_body(Body(protocol.recv_buffer, head.length, protocol), len(data))
+                await self._decline(head, fault, len(data))
                 return
         if entry is None:
             await self._local()
@@ -109,20 +113,21 @@ class LaneHttp(Http):
         body = NO_BODY if head.length == 0 else Body(protocol.recv_buffer, head.length, protocol)
         await self._exchange(head, entry, body)
         if not body.complete:
-            await self._settle_body(body, 0)
+            await self._settle_body(body)
 
-    def _answer(self, head: Head, fault: Fault, exchange: Exchange | None) -> None:
+    async def _decline(self, head: Head, fault: Fault, head_bytes: int) -> None:
         protocol = self.protocol
-        self.keep_alive = self.keep_alive and not fault.close and not protocol.gateway.kit.registry.draining
+        del protocol.recv_buffer[:head_bytes]
+        body = Body(protocol.recv_buffer, head.length, protocol)
+        self._answer(head, fault, None, body)
+        await self._settle_body(body)
+
+    def _answer(self, head: Head, fault: Fault, exchange: Exchange | None, body: Body) -> None:
+        protocol = self.protocol
+        if fault.close:
+            self.keep_alive = False
         dialect, request_id = protocol.gateway.name(head) if exchange is None else (exchange.dialect, exchange.request_id)
-        protocol.write(
-            own_answer(
-                answer(fault, dialect, request_id),
-                head_only=head.method == b"HEAD",
-                http10=head.http10,
-                keep_alive=self.keep_alive,
-            )
-        )
+        self._respond(head, answer(fault, dialect, request_id), body)
         if exchange is None:
             protocol.gateway.refused(head, fault, request_id, protocol.peer, protocol.head_since)
 
@@ -137,41 +142,71 @@ class LaneHttp(Http):
                     body.limit(plan.max_body_bytes)
                     body.look()
             except Fault as fault:
-                self._answer(head, fault, exchange)
+                self._answer(head, fault, exchange, body)
                 protocol.gateway.unsent(exchange, plan, fault)
                 return
             if plan.service is None:
-                self._respond(head, plan.respond or Answer(204, (), b""))
+                self._respond(head, plan.respond or Answer(204, (), b""), body)
                 protocol.gateway.responded(exchange, plan)
                 return
             await run(exchange, plan, plan.service, protocol, body, protocol.gateway.kit)
         finally:
             protocol.body = None
 
-    def _respond(self, head: Head, response: Answer) -> None:
-        self.keep_alive = self.keep_alive and not self.protocol.gateway.kit.registry.draining
+    def _respond(self, head: Head, response: Answer, body: Body) -> None:
+        gateway = self.protocol.gateway
+        if gateway.kit.registry.draining or not (body.complete or self._is_near(head, body)):
+            self.keep_alive = False
         self.protocol.write(
-            own_answer(response, head_only=head.method == b"HEAD", http10=head.http10, keep_alive=self.keep_alive)
+            own_answer(
+                response,
+                head_only=head.method == b"HEAD",
+                http10=head.http10,
+                keep_alive=self.keep_alive,
+                date=date_line(gateway.kit.clock.wall()),
+            )
         )
 
-    async def _settle_body(self, body: Body, head_bytes: int) -> None:
-        """The answer is out. What is left of the request is read away for a moment, so that the client can read the answer
-        before the connection ends (RFC 9112 §9.6); only a body that has come whole leaves the connection usable."""
+    def _is_near(self, head: Head, body: Body) -> bool:
+        """Will the end of this body be here in a moment? Else the connection cannot be promised to anybody. A client that
+        waits for a 100 may send nothing of it (RFC 9110 §10.1.1)."""
+        with contextlib.suppress(Fault):
+            body.look()
+        return body.complete or (not head.expects and body.rest is not None and body.rest <= _REST_BYTES)
+
+    async def _settle_body(self, body: Body) -> None:
+        """The answer is out: let the rest of the request go nowhere. Only a body that has come whole leaves the connection
+        usable."""
         protocol = self.protocol
-        if head_bytes:
-            del protocol.recv_buffer[:head_bytes]
         body.discard()
-        if not body.complete:
-            with contextlib.suppress(Fault):
-                body.pull()
-        if body.complete:
-            return
-        self.keep_alive = False
         with contextlib.suppress(Fault, TimeoutError):
-            async with asyncio.timeout(_LINGER_S):
-                while not body.complete and body.received < _LINGER_BYTES and protocol.is_open():
+            body.pull()
+            if self.keep_alive and not body.complete:
+                async with asyncio.timeout(_LINGER_S):
+                    while not body.complete and protocol.is_open():
+                        await protocol.receive_more()
+                        body.pull()
+        if not body.complete:
+            self.keep_alive = False
+
+    async def _part(self) -> None:
+        """Close our half, then read away what still comes until the client closes its own (RFC 9112 §9.6): a socket that is
+        closed with bytes unread is reset, and the reset overtakes the answer."""
+        protocol = self.protocol
+        self.stage = _IDLE
+        if not protocol.half_close():
+            return
+        end = protocol.gateway.kit.clock.now() + _PARTING_S
+        while protocol.is_open() and protocol.gateway.kit.clock.now() < end:
+            waiting = protocol.waiting_bytes()
+            protocol.recv_buffer.clear()
+            try:
+                async with asyncio.timeout(protocol.gateway.timeouts.write_s if waiting else _LINGER_S):
                     await protocol.receive_more()
-                    body.pull()
+            except TimeoutError:
+                if not waiting or protocol.waiting_bytes() >= waiting:
+                    return  # nothing comes, nothing is taken
+                end = protocol.gateway.kit.clock.now() + _PARTING_S
 
     async def _local(self) -> None:
         self._local_served = False
@@ -189,7 +224,7 @@ class LaneProtocol(WebSocketProtocol):
     """
 
     HTTP_CLASS = LaneHttp
-    __slots__ = ("_waiter", "body", "continued", "gateway", "head", "head_since", "live", "peer")
+    __slots__ = ("_waiter", "body", "continued", "gateway", "head", "head_since", "idle_since", "live", "peer")
 
     # -- asyncio calls these -------------------------------------------------------------------------------------------
 
@@ -202,6 +237,7 @@ class LaneProtocol(WebSocketProtocol):
         self.body: Body | None = None
         self.head: Head | None = None
         self.head_since = 0.0
+        self.idle_since = self.gateway.kit.clock.now()
         self.continued = False
         address = transport.get_extra_info("peername")
         tls = transport.get_extra_info("ssl_object") is not None
@@ -230,7 +266,6 @@ class LaneProtocol(WebSocketProtocol):
         if self.websocket is not None:
             self.websocket.data_received(data)
             return
-        self._time = self.gateway.kit.clock.now()
         self.recv_buffer += data
         if self.live is not None and self.body is not None and not self.body.complete:
             self.pull()
@@ -283,10 +318,10 @@ class LaneProtocol(WebSocketProtocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def keeps_alive(self) -> bool:
-        """Whether the answer that begins now promises another one."""
+    def keeps_alive(self, *, until_close: bool) -> bool:
+        """Whether the answer that begins now promises another one. ``until_close``: its end is the connection's."""
         http = self._http
-        if self.gateway.kit.registry.draining or (self.body is not None and not self.body.complete):
+        if until_close or self.gateway.kit.registry.draining or (self.body is not None and not self.body.complete):
             http.keep_alive = False
         return bool(http.keep_alive)
 
@@ -304,8 +339,8 @@ class LaneProtocol(WebSocketProtocol):
             self.body.pull()
         except Fault as fault:
             self._http.keep_alive = False
-            if self.live is not None:
-                self.live.relay.fail(fault)
+            if self.live is not None and self.live.relay.under_way:
+                self.live.relay.fail(fault)  # else the next attempt meets it when it takes the body
 
     def hold(self) -> None:
         """Read no more for now."""
@@ -319,8 +354,16 @@ class LaneProtocol(WebSocketProtocol):
 
     def refuse(self, exchange: Exchange, fault: Fault) -> None:
         """Answer an exchange that nothing was committed of."""
-        if self.head is not None:
-            self._http._answer(self.head, fault, exchange)  # noqa: SLF001  # two halves of one connection
+        if self.head is not None and self.body is not None:
+            self._http._answer(self.head, fault, exchange, self.body)  # noqa: SLF001  # two halves of one connection
+
+    def half_close(self) -> bool:
+        """Say that nothing more will come. False where that is not possible: under TLS, which ends in its own way."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or not transport.can_write_eof():
+            return False
+        transport.write_eof()
+        return True
 
     # -- the server calls these ----------------------------------------------------------------------------------------
 
@@ -329,27 +372,48 @@ class LaneProtocol(WebSocketProtocol):
 
     def overdue(self, now: float) -> None:
         """End a connection that is idle for too long, or whose head does not come to an end."""
-        http = self._http
-        if http is None or self.websocket is not None:
+        http, transport, timeouts = self.http, self.transport, self.gateway.timeouts  # `http` is None until its task has begun
+        if transport is None or self.websocket is not None:
             return
-        timeouts = self.gateway.timeouts
-        if http.stage is _IDLE and now - self._time > timeouts.keep_alive_s:
+        if transport.is_closing():
+            if now - self.idle_since > timeouts.write_s:
+                transport.abort()
+        elif http is None:
+            return
+        elif http.stage is _IDLE and now - self.idle_since > timeouts.keep_alive_s:
             self.close()
         elif http.stage is _REQUEST and now - self.head_since > timeouts.head_s:
-            http.keep_alive = False
-            self.answer_before_match(RequestTimeout("The request head did not arrive in time", close=True))
-            self.close()
+            waiter, self._waiter = self._waiter, None
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(RequestTimeout("The request head did not arrive in time", close=True))
 
     def answer_before_match(self, fault: Fault) -> None:
         """Answer what is no request yet, and end the connection."""
         gateway = self.gateway
         request_id = gateway.new_request_id()
-        self.write(own_answer(answer(fault, Dialect.PROBLEM, request_id), head_only=False, http10=False, keep_alive=False))
+        self.write(
+            own_answer(
+                answer(fault, Dialect.PROBLEM, request_id),
+                head_only=False,
+                http10=False,
+                keep_alive=False,
+                date=date_line(gateway.kit.clock.wall()),
+            )
+        )
         gateway.refused(None, fault, request_id, self.peer, self.head_since)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Write what waits, then close. Sanic's own aborts what a slow client has not taken within 5 s, and under TLS what lies
+        in the socket's buffer; here ``overdue`` ends a connection that does not end by itself."""
+        if self.websocket is not None:
+            super().close(timeout)
+        elif self.is_open():
+            self.idle_since = self.gateway.kit.clock.now()
+            self.transport.close()
 
     def close_if_idle(self) -> bool:
         """Close the connection unless an exchange is on it."""
-        if self.websocket is None and self._http is not None and self._http.stage in {_HANDLER, _RESPONSE}:
+        if self.websocket is None and self.http is not None and self._http.stage in {_HANDLER, _RESPONSE}:
             self._http.keep_alive = False
             return False
         return bool(super().close_if_idle())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from sanic.response import HTTPResponse, empty
 from streamgate.edge.enter import Gateway
 from streamgate.edge.tls import GateCertificates
 
+_log = logging.getLogger("streamgate")
+
 SWEEP_S = 0.5
 """How often connections are asked whether they are overdue."""
 
@@ -22,6 +25,7 @@ class Life(Protocol):
     """What is begun and ended with a worker's server."""
 
     async def open(self, app: Sanic[Any, Any]) -> Gateway: ...
+    def listens(self) -> None: ...
     async def drain(self) -> None: ...
     async def close(self) -> None: ...
 
@@ -52,6 +56,10 @@ def make_server(name: str, life: Callable[[], Life], prepare: Callable[[Sanic[An
         app.ctx.life = life()
         app.ctx.gateway = await app.ctx.life.open(app)
 
+    @app.after_server_start
+    async def begun(app: Sanic[Any, Any]) -> None:
+        app.ctx.life.listens()
+
     @app.before_server_stop
     async def drain(app: Sanic[Any, Any]) -> None:
         await app.ctx.life.drain()
@@ -69,7 +77,10 @@ async def sweep(gateway: Gateway) -> None:
         await asyncio.sleep(SWEEP_S)
         now = gateway.kit.clock.now()
         for connection in tuple(gateway.connections):
-            connection.overdue(now)
+            try:
+                connection.overdue(now)
+            except Exception:  # a defect met at one connection must not end the deadlines of all others
+                _log.exception("a connection could not be looked at")
 
 
 async def drained(gateway: Gateway, patience_s: float) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from routers.balance import picker
 from routers.paths import Routes, Row
-from routers.pools import Endpoint, Pool
+from routers.pools import Endpoint, Picker, Pool
 from sessions.relay import Limits
 from streamgate.clock import Clock
 from streamgate.config.spec import Spec
@@ -40,7 +39,10 @@ class Built:
 class Builder:
     """Makes plans of specs for one worker, over state that outlives them."""
 
-    def __init__(self, *, kept: Kept, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, *, kept: Kept, metrics: Metrics, clock: Clock, pickers: Mapping[str, Callable[[Callable[[], float]], Picker]]
+    ) -> None:
+        self._pickers = pickers
         self._kept = kept
         self._metrics = metrics
         self._clock = clock
@@ -84,7 +86,7 @@ class Builder:
         name, value = service.credentials.as_header if service.credentials else ("", "")
         return ServicePlan(
             id=service.id,
-            pool=Pool(service.id, keepers, picker(service.balance, self._clock.random)),
+            pool=Pool(service.id, keepers, self._pickers[service.balance](self._clock.random)),
             keepers=keepers,
             connect_s=service.timeouts.connect,
             credentials=f"{name}: {value}\r\n".encode("latin-1") if name else b"",

@@ -26,6 +26,13 @@ _NO_BODY: Final = frozenset({204, 304})
 _JUST_USED_S: Final = 0.005
 """An idle connection this young needs no look: what the upstream did to it since, the loop is about to tell."""
 _OK: Final = 200
+_NO_CONTENT: Final = 204
+_INTERIM: Final = frozenset({100, 102, 103})
+"""The 1xx that llhttp reads as such, but for 101, which nobody was asked for."""
+
+
+class _Malformed(Exception):
+    """Raised inside a callback of the parser, to stop it."""
 
 
 class Connection(asyncio.Protocol):
@@ -109,6 +116,11 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def is_open(self) -> bool:
+        """Can anything still be sent?"""
+        return self._transport is not None and not self._transport.is_closing()
+
     def pause_reading(self) -> None:
         """Read no more until ``resume_reading``; the kernel's window then stops the upstream."""
         if self._transport is not None and not self._transport.is_closing():
@@ -120,13 +132,14 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def is_stale(self) -> bool:
-        """Has the upstream ended this idle connection, as far as the kernel knows? One poll, before a request is risked on it:
-        the loop may not have got round to the end that came a moment ago."""
+        """Has the upstream ended this idle connection, or said something on it that nobody asked for, as far as the kernel
+        knows? One poll, before a request is risked on it: the loop may not have got round to what came a moment ago, and
+        bytes that are there before a request are no answer to it."""
         if self._transport is None or self._transport.is_closing():
             return True
         if self._poll is None:
             self._poll = select.poll()
-            self._poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+            self._poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
         return bool(self._poll.poll(0))
 
     # -- asyncio calls these -------------------------------------------------------------------------------------------
@@ -157,12 +170,12 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.blocked = True
         if self._relay is not None:
-            self._relay.upload_blocked = True
+            self._relay.upload_blocked(blocked=True)
 
     def resume_writing(self) -> None:
         self.blocked = False
         if self._relay is not None:
-            self._relay.upload_blocked = False
+            self._relay.upload_blocked(blocked=False)
         if self._on_drained is not None:
             self._on_drained()
 
@@ -181,7 +194,7 @@ class Connection(asyncio.Protocol):
             if self._complete and not isinstance(error, httptools.HttpParserCallbackError):
                 self._reusable = False  # the answer was whole; what follows it is rubbish
             else:
-                self._broken(str(error))
+                self._broken(str(error.__context__ if isinstance(error.__context__, _Malformed) else error))
                 return
         if self._relay is not relay:
             return
@@ -223,6 +236,8 @@ class Connection(asyncio.Protocol):
             return
         status = self._parser.get_status_code()
         headers, self._headers = self._headers, []
+        if status < _OK and status not in _INTERIM:
+            raise _Malformed(f"{status} unasked")
         self._length, self._chunked = _framing_of(headers)
         has_body = not (self._head_only or status in _NO_BODY or status < _OK)
         response = Response(status, self._reason, headers, self._length, self._chunked, has_body)
@@ -252,6 +267,8 @@ class Connection(asyncio.Protocol):
         elif not self._complete:
             self._complete = True
             self._reusable = self._parser.should_keep_alive()
+            if (self._chunked or self._length) and self._parser.get_status_code() == _NO_CONTENT:
+                self._reusable = False  # the body that it announces but may not have would be the next answer's beginning
 
 
 def _framing_of(headers: Headers) -> tuple[int | None, bool]:
@@ -263,7 +280,9 @@ def _framing_of(headers: Headers) -> tuple[int | None, bool]:
         if size == 14 and name.lower() == b"content-length":  # noqa: PLR2004  # len(b"content-length")
             length = int(value)
         elif size == 17 and name.lower() == b"transfer-encoding":  # noqa: PLR2004  # len(b"transfer-encoding")
-            chunked = b"chunked" in value.lower()
+            chunked = value.strip(b" \t").lower() == b"chunked"
+            if not chunked:
+                raise _Malformed("a transfer coding that was not asked for")
     return (None if chunked else length), chunked
 
 

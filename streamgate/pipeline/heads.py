@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Final
 
 from routers.paths import rewrite
@@ -23,6 +25,7 @@ _STREAMS: Final = (
 _WITH_CONTENT: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 _OURS: Final = frozenset({b"content-length", b"x-request-id"})
 _OK: Final = 200
+_NO_CONTENT: Final = 204
 _CONTINUE: Final = 100
 
 
@@ -58,20 +61,38 @@ def request_head(  # noqa: PLR0913  # everything that may stand in a head
     return b"".join(lines)
 
 
-def _of_type(headers: Headers) -> tuple[bytes, bool]:
-    kind, encoded = b"", False
+def _of_type(headers: Headers) -> tuple[bytes, bool, bool]:
+    """(media type, whether the content is encoded, whether there is a Date)."""
+    kind, encoded, dated = b"", False, False
     for name, value in headers:
         size = len(name)
         if size == 12 and name.lower() == b"content-type":  # noqa: PLR2004  # len(b"content-type")
             kind = value.partition(b";")[0].strip().lower()
         elif size == 16 and name.lower() == b"content-encoding":  # noqa: PLR2004  # len(b"content-encoding")
             encoded = value.strip().lower() not in {b"", b"identity"}
-    return kind, encoded
+        elif size == 4 and name.lower() == b"date":  # noqa: PLR2004  # len(b"date")
+            dated = True
+    return kind, encoded, dated
 
 
-def response_head(exchange: Exchange, response: Response, *, keep_alive: bool) -> Framing:
+def date_line(wall_s: float) -> bytes:
+    """The Date field: whoever has a clock adds it to a response that has none (RFC 9110 §6.6.1)."""
+    return _date_line(int(wall_s))
+
+
+@lru_cache(maxsize=2)
+def _date_line(second: int) -> bytes:
+    return b"Date: %b\r\n" % formatdate(second, usegmt=True).encode()
+
+
+def ends_with_connection(exchange: Exchange, response: Response) -> bool:
+    """Whether nothing but the connection's end can tell this client that the body is over: HTTP/1.0 knows no chunks."""
+    return exchange.http10 and response.length is None and response.has_body
+
+
+def response_head(exchange: Exchange, response: Response, *, keep_alive: bool, wall_s: float) -> Framing:
     """Our answer's head and framing for an upstream's. A stream that its provider compressed cannot be watched or added to."""
-    kind, encoded = _of_type(response.headers)
+    kind, encoded, dated = _of_type(response.headers)
     stream = kind in _STREAMS
     watched = (
         exchange.dialect is not Dialect.PROBLEM
@@ -82,24 +103,25 @@ def response_head(exchange: Exchange, response: Response, *, keep_alive: bool) -
     )
     lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
     lines += [b"%b: %b\r\n" % pair for pair in for_client(response.headers, drop=_OURS)]
-    chunked = until_close = False
+    if not dated:
+        lines.append(date_line(wall_s))
+    until_close = ends_with_connection(exchange, response)
+    chunked = response.has_body and response.length is None and not until_close
     if response.length is not None:
-        lines.append(b"Content-Length: %d\r\n" % response.length)
-    elif response.has_body or response.chunked:
-        chunked = not exchange.http10
-        until_close = exchange.http10
-        if chunked:
-            lines.append(b"Transfer-Encoding: chunked\r\n")
+        if response.status != _NO_CONTENT:  # RFC 9110 §8.6
+            lines.append(b"Content-Length: %d\r\n" % response.length)
+    elif chunked:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
     lines.append(b"x-request-id: " + exchange.request_id + b"\r\n")
     if kind == b"text/event-stream" and not values(response.headers, b"x-accel-buffering"):
         lines.append(b"X-Accel-Buffering: no\r\n")
     if exchange.dialect is not Dialect.PROBLEM:
         lines.append(b"x-streamgate-service: %b\r\nx-streamgate-attempts: %d\r\n" % (_ascii(exchange.service), exchange.attempts))
-    lines.append(connection_line(http10=exchange.http10, keep_alive=keep_alive and not until_close))
+    lines.append(connection_line(http10=exchange.http10, keep_alive=keep_alive))
     readable = kind == b"text/event-stream" and not encoded
     return Framing(
         head=b"".join(lines),
-        chunked=chunked and response.has_body,
+        chunked=chunked,
         open=until_close and readable,
         stream=stream and response.has_body,
         watched=watched,
@@ -128,10 +150,12 @@ def trailer_lines(trailers: Headers) -> bytes:
     return b"".join(b"%b: %b\r\n" % pair for pair in trailers if safe_trailer(pair[0]))
 
 
-def own_answer(answer: Answer, *, head_only: bool, http10: bool, keep_alive: bool) -> bytes:
+def own_answer(answer: Answer, *, head_only: bool, http10: bool, keep_alive: bool, date: bytes) -> bytes:
     """A whole response of our own."""
     lines = [b"HTTP/1.1 %d %b\r\n" % (answer.status, REASONS.get(answer.status, b""))]
     lines += [b"%b: %b\r\n" % pair for pair in answer.headers]
+    if not any(name.lower() == b"date" for name, _ in answer.headers):
+        lines.append(date)
     if answer.status not in {204, 304}:
         lines.append(b"Content-Length: %d\r\n" % len(answer.body))
     lines.append(connection_line(http10=http10, keep_alive=keep_alive))

@@ -33,9 +33,13 @@ async def run(exchange: Exchange, plan: Plan, service: ServicePlan, lane: Lane, 
     except Fault as fault:
         _failed(exchange, fault, lane)
     except asyncio.CancelledError:
-        if sending.drain_lease is None:
-            exchange.end(Terminal.CLIENT_CLOSED, ClientClosed())
-        raise
+        if sending.ending is None:
+            if sending.drain_lease is None:
+                exchange.end(Terminal.CLIENT_CLOSED, ClientClosed())
+            raise
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+        _failed(exchange, sending.ending, lane)
     except Exception as error:  # noqa: BLE001  # the one ladder: a defect of ours is an answer and a record, not a lost connection
         _failed(exchange, Fault(note=f"{type(error).__name__} in {_place(error)}"), lane)
     finally:
@@ -56,6 +60,10 @@ def _admit(exchange: Exchange, kit: Kit) -> None:
 
 
 def _failed(exchange: Exchange, fault: Fault, lane: Lane) -> None:
+    if exchange.committed:  # only a defect of ours comes this far
+        exchange.end(fault.terminal, fault)
+        lane.cut()
+        return
     exchange.status = fault.status
     exchange.end(fault.terminal, fault)
     exchange.move(State.REFUSED if isinstance(fault, Refused) else State.FAILED)

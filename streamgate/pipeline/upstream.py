@@ -16,11 +16,13 @@ from streamgate.exchange import Exchange, Terminal
 from streamgate.headers import Headers, Peer
 from streamgate.lease import Count, Lease
 from streamgate.pipeline.connections import Connection
-from streamgate.pipeline.heads import interim_head, request_head, response_head, trailer_lines
+from streamgate.pipeline.heads import ends_with_connection, interim_head, request_head, response_head, trailer_lines
 from streamgate.pipeline.plan import Plan, ServicePlan
 from streamgate.policies.retries import Outcome, retry_after_s
 from streamgate.tasks import Tasks
 
+_FAILURE_S: Final = 10.0
+"""A failure counts as an answer this slow at least, or an endpoint that fails fast would be picked most (``least_rtt``)."""
 STALE_S: Final = 1.0
 """A kept connection that ends this soon after a request, with no byte of an answer, had been closed before it was sent."""
 
@@ -46,8 +48,9 @@ class Link(Client, Protocol):
 
     peer: Peer
 
-    def keeps_alive(self) -> bool:
-        """Will the connection serve another request after this answer? What is said in its head is binding."""
+    def keeps_alive(self, *, until_close: bool) -> bool:
+        """Will the connection serve another request after this answer? What is said in its head is binding; ``until_close``
+        says that its body ends with the connection."""
         ...
 
     def say_continue(self) -> None:
@@ -86,10 +89,12 @@ class Sending:
         "_link",
         "_plan",
         "_service",
+        "_started",
+        "_task",
         "_tried",
         "drain_lease",
+        "ending",
         "exchange",
-        "first",
         "gap",
         "relay",
     )
@@ -107,9 +112,12 @@ class Sending:
         self._connection: Connection | None = None
         self._tried: list[Endpoint] = []
         self._endpoint: Endpoint | None = None
+        self._started = exchange.started_at
+        self._task = asyncio.current_task()
+        self.ending: Fault | None = None
+        """Why its task was cancelled, where it was not the client's doing."""
         self.drain_lease: Lease | None = None
         self.gap = plan.metrics.gap.observe
-        self.first = plan.metrics.first_token.observe
         self.relay = Relay(exchange, link, plan.limits, self, kit.clock.now)
 
     # -- what others tell it -------------------------------------------------------------------------------------------
@@ -129,7 +137,12 @@ class Sending:
 
     def shut_down(self) -> None:
         """The gate's patience has ended."""
-        self.relay.fail(ShuttingDown("This gateway is shutting down; ask again"))
+        fault = ShuttingDown("This gateway is shutting down; ask again", close=True)
+        if self.relay.under_way:
+            self.relay.fail(fault)
+        elif self._task is not None:  # between attempts, or connecting
+            self.ending = fault
+            self._task.cancel()
 
     def release(self) -> None:
         """Give back what is held; harmless when nothing is."""
@@ -154,7 +167,7 @@ class Sending:
             exchange.attempts += 1
             exchange.service = service.id
             exchange.endpoint = endpoint.id
-            started = self._kit.clock.now()
+            self._started = started = self._kit.clock.now()
             connection: Connection | None = None
             try:
                 keeper = service.keepers[endpoint]
@@ -206,6 +219,10 @@ class Sending:
         )
         connection.serve(relay, head_only=exchange.method == b"HEAD", on_drained=self._link.pull)
         done = relay.begin(connection, uploading=not body.complete)
+        if not connection.is_open:
+            relay.on_lost(UpstreamReset(note="closed before the request was sent"))
+        if done.done():
+            return done
         if body.length == 0:
             connection.send(head, last=True)
             return done
@@ -223,7 +240,11 @@ class Sending:
             connection.send(data, last=last)
             relay.uploaded(finished=last)
 
-        body.attach(sink, lambda: connection.blocked)
+        try:
+            body.attach(sink, lambda: connection.blocked)
+        except Fault as fault:
+            relay.fail(fault)  # what has gone up is a part of a request: the connection ends with it
+            return done
         if waiting:
             connection.send(waiting.pop(), last=False)
         return done
@@ -251,6 +272,7 @@ class Sending:
     def _after(self, fault: Fault, endpoint: Endpoint) -> float:
         """Seconds until the next attempt after a fault. Raises the fault when there is none."""
         now = self._kit.clock.now()
+        self._service.pool.picker.observe(endpoint, max(_FAILURE_S, now - self._started), now)
         if isinstance(fault, Unreachable):
             endpoint.failed(now)
             wait_s = self._again("connect", None)
@@ -296,9 +318,19 @@ class Sending:
 
     def compose(self, response: Response) -> Framing:
         """Our head and framing for an answer."""
-        return response_head(self.exchange, response, keep_alive=self._link.keeps_alive())
+        keep_alive = self._link.keeps_alive(until_close=ends_with_connection(self.exchange, response))
+        return response_head(self.exchange, response, keep_alive=keep_alive, wall_s=self._kit.clock.wall())
 
     trailer = staticmethod(trailer_lines)
+
+    def first(self, after_s: float, *, stream: bool) -> None:
+        """The answer's first byte came ``after_s`` after the request: what a user of a stream waits for, and what
+        ``least_rtt`` goes by."""
+        if stream:
+            self._plan.metrics.first_token.observe(after_s)
+        if self._endpoint is not None:
+            now = self._kit.clock.now()
+            self._service.pool.picker.observe(self._endpoint, now - self._started, now)
 
     def interim(self, response: Response) -> bytes | None:
         """A 1xx as this client may see it."""

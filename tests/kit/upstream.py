@@ -72,8 +72,7 @@ class Connection:
 
     async def wait_closed(self, timeout: float = 5) -> Ending:
         """Return as soon as the peer has closed its side: ``fin``, or ``reset``. Raises AssertionError."""
-        how = await eventually(self.ending, timeout)
-        assert how is not None
+        how: Ending = await eventually(self.ending, timeout)
         return how
 
     async def send(self, data: bytes) -> None:
@@ -265,6 +264,6 @@ class RawUpstream:
                 await arrived.send(data)
         except ConnectionError:
             arrived.connection.peer_left("reset")
-        except Exception as error:  # noqa: BLE001 (the test's own code: whatever it raises, the test shall fail by it)
+        except Exception as error:  # the test's own code: whatever it raises, the test shall fail by it
             self._failures.append(error)
             arrived.reset()

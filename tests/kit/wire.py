@@ -65,9 +65,7 @@ async def read_head(reader: asyncio.StreamReader, connection: int) -> Request | 
     return Request(method=method, target=target, version=version, headers=_fields(fields), connection=connection)
 
 
-async def body_pieces(
-    reader: asyncio.StreamReader, request: Request, trailers: list[tuple[str, str]]
-) -> AsyncIterator[bytes]:
+async def body_pieces(reader: asyncio.StreamReader, request: Request, trailers: list[tuple[str, str]]) -> AsyncIterator[bytes]:
     """The body piece by piece: a chunk each, or what has arrived of a counted body. Fills `trailers` at its end.
 
     Raises MalformedError, also when the peer closes before the body's end.

@@ -89,9 +89,6 @@ async def test_what_is_not_well_framed_is_refused_with_its_reason(raw: bytes, wh
 
 def test_answers_are_written_as_asked() -> None:
     assert answer(b"hi", 404, [("A", "b")]) == b"HTTP/1.1 404 Scripted\r\ncontent-length: 2\r\nA: b\r\n\r\nhi"
-    assert (
-        chunked(b"x" * 17)
-        == head(200, [("transfer-encoding", "chunked")]) + b"11\r\n" + b"x" * 17 + b"\r\n" + LAST_CHUNK
-    )
+    assert chunked(b"x" * 17) == head(200, [("transfer-encoding", "chunked")]) + b"11\r\n" + b"x" * 17 + b"\r\n" + LAST_CHUNK
     with pytest.raises(ValueError, match="LAST_CHUNK"):
         chunk(b"")

@@ -259,6 +259,8 @@ def test_any_bytes_are_a_target_or_refused(target: bytes, host: bytes | None) ->
         (b"/api/", b"/api", b"/in/", b"/in/"),
         (b"/api/v1", b"/api", b"/in", b"/in/v1"),
         (b"/", None, b"/in", b"/in/"),
+        (b"/a", b"/x", b"/in/x", b"/in/x/a"),
+        (b"/x/a", b"/x", None, b"/a"),
         (b"/a", b"/", b"/", b"/a"),
         (b"/", b"/", b"/", b"/"),
         (b"/api;v=1/x;y", b"/api", None, b"/x;y"),
@@ -399,6 +401,13 @@ def test_a_route_whose_methods_do_not_fit_is_passed_over() -> None:
     assert routes.match(b"h", b"/v2", b"POST") is None
 
 
+def test_every_shorter_prefix_gets_its_turn() -> None:
+    routes = Routes([row(str(depth), "/a" * depth + "/*", "POST" if depth > 1 else "GET") for depth in range(5)])
+    assert plan(routes.match(b"h", b"/a/a/a/a/a", b"GET")) == "1"
+    assert plan(routes.match(b"h", b"/a/a/b/a", b"POST")) == "2"
+    assert plan(routes.match(b"h", b"/b/a", b"GET")) == "0"
+
+
 def test_whoever_allows_get_allows_head_and_methods_keep_their_case() -> None:
     routes = Routes([row("get", "/a", "GET"), row("head", "/b", "HEAD GET"), row("post", "/c", "POST")])
     assert plan(routes.match(b"h", b"/a", b"HEAD")) == "get"
@@ -524,6 +533,20 @@ def test_rows_are_listed_best_first() -> None:
         (None, "/a/*", "a"),
     ]
     assert routes.rows()[-1].methods == ("GET",)
+
+
+def test_the_longest_wildcard_is_listed_and_chosen_first_whatever_the_file_says() -> None:
+    routes = Routes([row("wide", "/*", hosts="*.example"), row("near", "/*", hosts="*.long.example")])
+    assert [entry.plan for entry in routes.rows()] == ["near", "wide"]
+    chosen = [told.entry.plan for told in routes.explain(b"a.long.example", b"/", b"GET") if told.chosen]
+    assert chosen == [plan(routes.match(b"a.long.example", b"/", b"GET"))] == ["near"]
+
+
+def test_explain_reads_a_wildcard_as_match_does() -> None:
+    routes = Routes([row("p", "/*", hosts="*.example")])
+    for host in (b"xexample", b".example", b"example", b"a.example", b"a.b.example"):
+        assert routes.explain(host, b"/", b"GET")[0].chosen is (routes.match(host, b"/", b"GET") is not None)
+    assert routes.match(b".example", b"/", b"GET") is None
 
 
 def test_explain_says_why_for_each() -> None:

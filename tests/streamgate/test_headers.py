@@ -246,7 +246,7 @@ def test_mapped_addresses_and_networks_are_the_ipv4_ones_they_stand_for() -> Non
     assert Networks([ip_network("::ffff:10.0.0.0/104")]).contains("10.9.9.9")
     assert not Networks([ip_network("::ffff:10.0.0.0/104")]).contains("11.0.0.0")
     assert Networks([ip_network("::ffff:0:0/96")]).contains("9.9.9.9")
-    assert not Networks([ip_network("::ffff:0:0/95")]).contains("9.9.9.9")
+    assert not Networks([ip_network("::fffe:0:0/95")]).contains("9.9.9.9")
     assert Networks([ip_network("::/0")]).contains("::1")
     assert not Networks([ip_network("::/0")]).contains("::ffff:10.0.0.1")
 
@@ -376,6 +376,7 @@ def test_a_unix_socket_has_no_address_and_is_trusted_by_nobody() -> None:
         ([b"1.1 sg-12"], False),
         ([b"1.1 a (sg-1)"], False),
         ([b"sg-1 a"], False),
+        ([b"1.1 a sg-1"], False),
         ([b"1.1 a (open, 1.1 sg-1"], True),  # a comment a client left open hides nothing
         ([b"HTTP/1.1 sg-1:8080"], False),
     ],

@@ -31,11 +31,10 @@ def test_a_full_count_gives_nothing_until_one_is_released() -> None:
 def test_releasing_twice_uncounts_once() -> None:
     count = Count(3)
     lease, other = taken(count), taken(count)
-    assert not lease.released
+    before = lease.released
     lease.release()
     lease.release()
-    assert lease.released
-    assert not other.released
+    assert (before, lease.released, other.released) == (False, True, False)
     assert count.held == 1
 
 
@@ -56,8 +55,8 @@ def test_a_capacity_of_zero_gives_nothing() -> None:
 def test_a_block_releases_on_the_way_out_also_when_it_fails() -> None:
     count = Count(1)
     with taken(count) as lease:
-        assert count.held == 1
-        assert not lease.released
+        held, released = count.held, lease.released
+    assert (held, released) == (1, False)
     assert lease.released
     with pytest.raises(KeyError), taken(count):
         raise KeyError

@@ -20,7 +20,7 @@ VALUES = st.recursive(
 )
 
 
-def node(value: Any, file: str = "a.yaml") -> Node:  # noqa: ANN401 - any document
+def node(value: Any, file: str = "a.yaml") -> Node:
     if isinstance(value, dict):
         return Node({key: node(item, file) for key, item in value.items()}, Place(file, 1, 1))
     if isinstance(value, list):
@@ -70,9 +70,7 @@ def test_lists_of_things_with_ids_merge_by_id_and_new_ones_follow() -> None:
 
 
 def test_lists_of_things_with_names_merge_by_name() -> None:
-    assert merge(node([{"name": "a", "v": 1}]), node([{"name": "a", "w": 2}])).plain() == [
-        {"name": "a", "v": 1, "w": 2}
-    ]
+    assert merge(node([{"name": "a", "v": 1}]), node([{"name": "a", "w": 2}])).plain() == [{"name": "a", "v": 1, "w": 2}]
 
 
 def test_a_list_with_one_nameless_thing_is_replaced() -> None:

@@ -114,6 +114,7 @@ routes:
     to: {service: model}
 """
     workers = "more than one worker cannot share memory://; set state.url to redis://HOST:PORT, or workers to 1"
+    unit = '5 has no unit; write "5s" for seconds, "5ms" for milliseconds'
     port = "needs a host before the port, such as 127.0.0.1:8080, or 0.0.0.0:8080 for every interface"
     model = 'no service has the id "model"; add it under services, or name one that is there'
     assert lines(write(text)) == [
@@ -121,7 +122,7 @@ routes:
         f"streamgate.yaml:3:12: gate.workers: {workers}",
         "streamgate.yaml:6:10: services[0].url: must not hold a user or password; use credentials instead",
         'streamgate.yaml:7:5: services[0].timout: unknown key; did you mean "timeouts"?',
-        'streamgate.yaml:8:22: services[0].timeouts.idle: 5 has no unit; write "5s" for seconds, "5ms" for milliseconds',
+        f"streamgate.yaml:8:22: services[0].timeouts.idle: {unit}",
         'streamgate.yaml:9:9: services[1].id: services[0] has the id "a" already; give each its own',
         'streamgate.yaml:13:21: routes[0].match.paths[0]: "v1" must begin with a slash; write "/v1"',
         f"streamgate.yaml:14:19: routes[0].to.service: {model}",
@@ -151,6 +152,11 @@ auth: {any: [keys]}
         ("routes[1].to.models", 10),
         ("auth", 11),
     ]
+
+
+def test_problems_of_one_line_stand_from_left_to_right(write: Write) -> None:
+    told = problems(write("gate: {workers: 0, drain: 5, bynd: x}\n" + SMALL))
+    assert [(one.path, one.column) for one in told] == [("gate.workers", 17), ("gate.drain", 27), ("gate.bynd", 30)]
 
 
 def test_what_follows_from_a_mistake_is_not_told(write: Write) -> None:
@@ -393,6 +399,7 @@ PLACES = [
     "routes: [{id: r, match: {paths: [/], methods: ['@'], hosts: ['@:1']}, to: {service: 'a@'}}]",
     "services: [{id: 'model-@', url: 'http://x'}]\nroutes: [{id: r, match: {paths: [/]}, to: {service: 'modl-@'}}]",
     "routes: [{id: r, match: {paths: [/a]}, rewrite: {strip_prefix: '/@'}, to: {respond: {status: '@'}}}]",
+    "routes: [{id: r, match: {paths: [/a]}, rewrite: {strip_prefix: '@'}, to: {respond: {status: 200}}}]",
     "routes: [{id: r, match: {paths: [/]}, to: {respond: {status: 200, headers: {A: '@\\n'}}}, auth: '@'}]",
     "routes: [{id: r, match: {paths: [/]}, host: '@ ', max_body: '@', retries: {attempts: '@', on: ['@']}, to: {}}]",
     "routes: [{id: r, match: {paths: [/]}, on_disconnect: '@', encoded_slash: '@', timeouts: {idle: '@'}, to: '@'}]",
@@ -401,7 +408,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(
-    ("template", "value"), list(itertools.product(PLACES, ["hush-tok3n", "HUSH TOK3N!", "hush\ntok3n", "77hush"]))
+    ("template", "value"), list(itertools.product(PLACES, ["hush-tok3n", "HUSH TOK3N!", "hush\ntok3n", "77hush", "/hush/"]))
 )
 def test_what_a_reference_resolves_to_is_never_told(write: Write, template: str, value: str) -> None:
     """Every place that complains about a value, with a value that came from elsewhere."""

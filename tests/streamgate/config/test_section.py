@@ -26,11 +26,11 @@ from streamgate.config.section import (
 )
 
 
-def read(kind: Any, value: object, folder: Path | None = None) -> Any:  # noqa: ANN401 - whatever the type gives
+def read(kind: Any, value: object, folder: Path | None = None) -> Any:
     return TypeAdapter(kind).validate_python(value, context=None if folder is None else {FOLDER: folder})
 
 
-def refused(kind: Any, value: object) -> str:  # noqa: ANN401
+def refused(kind: Any, value: object) -> str:
     """The kind of the mistake."""
     with pytest.raises(ValidationError) as info:
         read(kind, value)
@@ -48,7 +48,7 @@ class Example(Section):
 def test_a_section_is_frozen_and_knows_its_keys() -> None:
     example = Example()
     with pytest.raises(ValidationError):
-        example.auth = None  # type: ignore[misc]
+        example.auth = None
     with pytest.raises(ValidationError):
         Example.model_validate({"other": 1})
 
@@ -107,9 +107,7 @@ def test_a_secret_is_hidden_wherever_it_is_printed(text: str) -> None:
     assert str(secret) == "**********"
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"), [("", "secret_empty"), *((t, "secret_characters") for t in (" a", "a\n", "é"))]
-)
+@pytest.mark.parametrize(("text", "kind"), [("", "secret_empty"), *((t, "secret_characters") for t in (" a", "a\n", "é"))])
 def test_what_is_no_secret(text: str, kind: str) -> None:
     assert refused(Secret, text) == kind
 
@@ -131,9 +129,7 @@ def test_what_is_no_file(value: object) -> None:
     assert refused(File, value) == "file_name"
 
 
-@pytest.mark.parametrize(
-    ("text", "prefix"), [("/api", "/api"), ("/api/", "/api"), ("/a/b/", "/a/b"), ("/%C3%A9", "/%C3%A9")]
-)
+@pytest.mark.parametrize(("text", "prefix"), [("/api", "/api"), ("/api/", "/api"), ("/a/b/", "/a/b"), ("/%C3%A9", "/%C3%A9")])
 def test_a_prefix_ends_without_a_slash(text: str, prefix: str) -> None:
     assert read(Prefix, text) == prefix
 

@@ -101,9 +101,7 @@ def test_state_is_in_memory_or_shared(url: str, *, is_shared: bool) -> None:
     assert "pass" not in repr(state)
 
 
-@pytest.mark.parametrize(
-    "url", ["memory:", "memory://x", "redis://", "http://a", "unix://a", "redis://a b", "redis://a/b"]
-)
+@pytest.mark.parametrize("url", ["memory:", "memory://x", "redis://", "http://a", "unix://a", "redis://a b", "redis://a/b"])
 def test_what_state_cannot_be(url: str) -> None:
     assert kinds(State, {"url": url}) == [("url", "state_url")]
 

@@ -204,14 +204,10 @@ def test_the_timeouts_of_a_route_win_over_those_of_its_service() -> None:
         ({"max_body": False}, 100, None),
     ],
 )
-def test_a_body_limit_is_the_routes_or_the_gates(
-    keys: dict[str, object], gate_limit: int | None, limit: int | None
-) -> None:
+def test_a_body_limit_is_the_routes_or_the_gates(keys: dict[str, object], gate_limit: int | None, limit: int | None) -> None:
     assert route(**keys).max_body_bytes(gate_limit) == limit
 
 
-@pytest.mark.parametrize(
-    ("value", "written"), [(None, None), ("off", "off"), (False, "off"), ("2KiB", "2KiB"), (5, "5B")]
-)
+@pytest.mark.parametrize(("value", "written"), [(None, None), ("off", "off"), (False, "off"), ("2KiB", "2KiB"), (5, "5B")])
 def test_a_body_limit_is_written_as_it_is_read(value: object, written: object) -> None:
     assert route(max_body=value).model_dump(mode="json")["max_body"] == written

@@ -27,9 +27,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert (one.balance, one.hash_by, one.max_in_flight) == ("least_in_flight", ("client_ip",), None)
     assert (one.credentials, one.tls) == (None, None)
     assert (one.pool.max_idle, one.pool.idle) == (64, 55.0)
-    assert one.timeouts == Timeouts.model_validate(
-        {"connect": "2s", "first_byte": "60s", "idle": "120s", "total": "off"}
-    )
+    assert one.timeouts == Timeouts.model_validate({"connect": "2s", "first_byte": "60s", "idle": "120s", "total": "off"})
     assert one.timeouts.total is None
     tls = UpstreamTls()
     assert (tls.ca, tls.verify, tls.server_name, tls.cert, tls.key) == (None, True, None, None, None)
@@ -44,9 +42,7 @@ def test_one_address_or_several_are_read_alike() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "keys", [{"url": None}, {"url": "http://a", "endpoints": [{"url": "http://b"}]}, {"endpoints": []}]
-)
+@pytest.mark.parametrize("keys", [{"url": None}, {"url": "http://a", "endpoints": [{"url": "http://b"}]}, {"endpoints": []}])
 def test_an_address_is_given_in_one_way(keys: dict[str, object]) -> None:
     assert kinds(**keys) == [("", "service_address")]
 

@@ -138,9 +138,7 @@ def test_what_is_no_yaml_is_told_in_plain_words(text: str, line: int, says: str)
     assert says in message
 
 
-@pytest.mark.parametrize(
-    "secret", ["*tok3n-s3cret", "&tok3n-s3cret x y: z", "@tok3n-s3cret", "%tok3n-s3cret", "!tok3n-s3cret"]
-)
+@pytest.mark.parametrize("secret", ["*tok3n-s3cret", "&tok3n-s3cret x y: z", "@tok3n-s3cret", "%tok3n-s3cret", "!tok3n-s3cret"])
 def test_a_secret_without_quotes_is_not_repeated(secret: str) -> None:
     messages = [message for _, _, message in told(f"admin_token: {secret}\n")]
     assert messages

@@ -11,9 +11,7 @@ def test_a_generation_is_cancelled_unless_it_says_otherwise() -> None:
     ledger = Ledger()
     with ledger.generation() as one:
         one.token()
-        assert ledger.statistics() == Counts(
-            open_streams=1, started=1, completed=0, cancelled=0, broken=0, tokens_sent=1
-        )
+        assert ledger.statistics() == Counts(open_streams=1, started=1, completed=0, cancelled=0, broken=0, tokens_sent=1)
     with ledger.generation() as two:
         two.token(4)
         two.end("completed")

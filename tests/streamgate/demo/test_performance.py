@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -61,12 +60,7 @@ def performance(ledger: Ledger, *, streamed: bool = True, **script: Any) -> Perf
 
 
 def start(play: Performance, reader: Reader) -> asyncio.Task[None]:
-    work: Callable[[], Awaitable[None]] = lambda: play(SCOPE, reader.receive, reader.send)  # noqa: E731
-
-    async def run() -> None:
-        await work()
-
-    return asyncio.ensure_future(run())
+    return asyncio.create_task(play(SCOPE, reader.receive, reader.send))
 
 
 def ended(ledger: Ledger) -> tuple[int, int, int, int, int]:
@@ -136,7 +130,7 @@ async def test_a_stall_lasts_until_the_reader_leaves() -> None:
 )
 async def test_each_delay_holds_back_its_own_part_and_a_reader_who_leaves_ends_it(delay: str, sent: int | None) -> None:
     ledger, reader = Ledger(), Reader()
-    task = start(performance(ledger, **{delay: LONG_MS}), reader)
+    task = start(performance(ledger, streamed=True, **{delay: LONG_MS}), reader)
     await eventually(lambda: (reader.status is not None and len(reader.data) == sent) or sent is None)
     for _ in range(20):  # as many turns as the rest of the stream would take, were it not held back
         await asyncio.sleep(0)

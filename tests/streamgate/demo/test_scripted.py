@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -135,9 +134,7 @@ class TestOpenai:
         self, chat: openai.AsyncOpenAI, status: int, error: type[openai.APIStatusError]
     ) -> None:
         with pytest.raises(error) as caught:
-            await chat.chat.completions.create(
-                model="m", messages=HELLO, extra_headers=script(status=status, retry_after=3)
-            )
+            await chat.chat.completions.create(model="m", messages=HELLO, extra_headers=script(status=status, retry_after=3))
         assert caught.value.response.headers["retry-after"] == "3"
 
     async def test_a_bad_script_is_a_bad_request_that_says_so(self, chat: openai.AsyncOpenAI) -> None:
@@ -245,9 +242,7 @@ class TestWire:
         assert len(sizes) > 100
 
     async def test_the_same_request_gets_the_same_body(self, server: ScriptedServer) -> None:
-        bodies = {
-            (await exchange(server, post("/v1/responses", {"stream": True}))).partition(b"\r\n\r\n")[2] for _ in range(2)
-        }
+        bodies = {(await exchange(server, post("/v1/responses", {"stream": True}))).partition(b"\r\n\r\n")[2] for _ in range(2)}
         assert len(bodies) == 1
 
     async def test_echo_tells_what_arrived(self, server: ScriptedServer) -> None:
@@ -288,12 +283,10 @@ class TestWire:
         assert (await exchange(server, get("", "Last-Event-ID: x"))).startswith(b"HTTP/1.1 400 ")
 
     async def test_health_answers(self, server: ScriptedServer) -> None:
-        assert b'{"status":"ok"}' in await exchange(
-            server, b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-        )
+        assert b'{"status":"ok"}' in await exchange(server, b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 
 
-def test_a_taken_port_is_said_in_words(tmp_path: Path) -> None:
+def test_a_taken_port_is_said_in_words() -> None:
     with listen(HOST, 0) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "streamgate.demo.scripted", "--port", str(port)]

@@ -270,7 +270,7 @@ def test_a_short_retry_after_is_waited_for_with_jitter_behind_it() -> None:
     assert decide(retry_after_s=0.0) == Verdict(retry=True, wait_s=0.0125, reason="status")
 
 
-@pytest.mark.parametrize(("asked", "remaining"), [(2.1, 60.0), (1.0, 1.0), (1.99, 2.0), (3600.0, 1e9)])
+@pytest.mark.parametrize(("asked", "remaining"), [(2.1, 60.0), (1.0, 1.0), (1.0, 1.0125), (1.99, 2.0), (3600.0, 1e9)])
 def test_a_long_retry_after_is_not_waited_for(asked: float, remaining: float) -> None:
     elsewhere = Verdict(retry=True, wait_s=0.0125, reason="status", elsewhere=True)
     assert decide(retry_after_s=asked, remaining_s=remaining) == elsewhere

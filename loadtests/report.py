@@ -67,7 +67,7 @@ def series(result: Result, row: Row, peer: str) -> list[float | None]:
         value = done.get(row.measure, {}).get(peer, {}).get(row.metric)
         if row.over_direct and value is not None:
             floor = done[row.measure].get("direct", {}).get(row.metric)
-            value = value - (floor or 0)
+            value = None if floor is None else value - floor
         values.append(value)
     return values
 

@@ -400,12 +400,12 @@ class Relay:
         """End this attempt with a fault: a status while nothing is committed, else in band or by cutting the connection."""
         if self.done.done():
             return
-        if self._upstream is not None:
-            self._upstream.abandon()
         if not self._exchange.committed:
             self._head = None
             self._fail_attempt(fault)
             return
+        if self._upstream is not None:
+            self._upstream.abandon()
         stalled = isinstance(fault, ClientStalled)
         if self._end is not None and self._end.complete and not stalled:
             self._round_off()

@@ -140,7 +140,7 @@ class Worker:
         self._tasks.spawn(sweep(self.gateway), name="sweep")
         gc.collect()
         gc.freeze()  # what is here now stays; and what comes is mostly freed by itself: look for cycles seldom,
-        gc.set_threshold(20_000, 20, 100)  # since a full look at thousands of streams holds all of them up
+        gc.set_threshold(10_000, 10, 10)  # since a full look at thousands of streams holds all of them up
         self._tasks.spawn(watch(lambda: self._reload.files, stop=self._stop, on_change=self.reload), name="watch")
         gate = self._reload.current.spec.gate
         self._log.info(

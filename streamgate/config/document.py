@@ -90,7 +90,7 @@ def merge(base: Node, over: Node) -> Node:
 
 def _naming_key(items: tuple[Node, ...]) -> str | None:
     for key in ("id", "name"):
-        if items and all(isinstance(_name(item, key), str) for item in items):
+        if all(isinstance(_name(item, key), str) for item in items):
             return key
     return None
 

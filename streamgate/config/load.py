@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from streamgate.config.certificates import why_unfit
 from streamgate.config.document import Document, Node, merge
 from streamgate.config.problem import ConfigurationError, Finding, Loc, Place, Problem
 from streamgate.config.secrets import resolve
@@ -58,7 +59,7 @@ def load(path: Path, *, env: str | None = None, environ: Mapping[str, str]) -> L
     resolved = resolve(plain, environ=environ, folder=path.parent)
     broken = {*root.lost(), *(finding.loc for finding in resolved.findings)}
     fitted = fit(copy.deepcopy(resolved.data), root, broken=broken, folder=path.parent)
-    crossed = cross_check(fitted.spec, why_unreadable=why_unreadable, shown=partial(_as_written, root))
+    crossed = cross_check(fitted.spec, why_unreadable=why_unreadable, why_unfit=why_unfit, shown=partial(_as_written, root))
     findings += [*resolved.findings, *fitted.findings, *filter(fitted.is_sound, crossed)]
     files = (*files, *resolved.files)
     problems = _placed(findings, root, files)

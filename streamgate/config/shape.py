@@ -92,7 +92,7 @@ def _take(error: ErrorDetails, data: Any, written: Node, known: frozenset[Loc], 
 
 def _cut(data: Any, loc: Loc, kind: str, named: list[str | int]) -> None:
     """Take out what does not fit, or put a stand-in where something has to be."""
-    stand_in = _STAND_INS.get(str(loc[0])) if loc and isinstance(data.get(loc[0]), list) else None
+    stand_in = _STAND_INS.get(str(loc[0]))
     item_depth, key_depth = 2, 3
     if stand_in is not None and len(loc) == item_depth and not named:
         data[loc[0]][loc[1]] = copy.deepcopy(stand_in)

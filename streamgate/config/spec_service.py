@@ -37,9 +37,9 @@ def parse_upstream_url(value: str) -> str:
 
 
 def _hash_key(value: str) -> str:
-    kind, colon, name = value.partition(":")
-    named = kind in {"header", "cookie", "query"} and colon and name
-    if not (value in {"path", "client_ip"} or (named and (kind == "query" or is_token(name)))):
+    kind, _, name = value.partition(":")
+    is_named = is_token(name) if kind in {"header", "cookie"} else kind == "query" and name
+    if not is_named and value not in {"path", "client_ip"}:
         raise refused("hash_key", value)
     return value.lower() if kind == "header" else value
 

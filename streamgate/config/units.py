@@ -190,7 +190,7 @@ def parse_network(value: object) -> IPv4Network | IPv6Network:
         network = None
     if network is None:
         raise refused("network", value)
-    if "/" in str(value) and ip_address(str(value).partition("/")[0]) != network.network_address:
+    if ip_address(str(value).partition("/")[0]) != network.network_address:
         raise refused("network_host_bits", value)
     return network
 

@@ -15,6 +15,8 @@ from streamgate.config.spec import Route, Service, Spec
 
 WhyUnreadable = Callable[[Path], str | None]
 """Why a file cannot be read, None when it can."""
+WhyUnfit = Callable[[Path | None, Path | None, Path | None], tuple[str, str] | None]
+"""Given certificate, key and authorities: (`cert` or `ca`, why it cannot be used), None when they can."""
 Shown = Callable[[Loc, str], str]
 """How the text at a place is shown in a message: as it is written there, which may be a reference to what it is."""
 
@@ -24,10 +26,17 @@ def as_it_is(_: Loc, text: str) -> str:
     return quoted(text)
 
 
-def cross_check(spec: Spec, *, why_unreadable: WhyUnreadable, shown: Shown = as_it_is) -> tuple[Finding, ...]:
+def all_fit(_cert: Path | None, _key: Path | None, _ca: Path | None) -> None:
+    """Take certificates as they are, for documents whose files are not there."""
+
+
+def cross_check(
+    spec: Spec, *, why_unreadable: WhyUnreadable, why_unfit: WhyUnfit = all_fit, shown: Shown = as_it_is
+) -> tuple[Finding, ...]:
     """Everything that is wrong between the sections of a configuration, errors and warnings."""
     return (
         *_gate(spec, why_unreadable),
+        *_certificates(spec, why_unfit),
         *_twice("services", [service.id for service in spec.services], shown),
         *_twice("routes", [route.id for route in spec.routes], shown),
         *chain.from_iterable(_service(i, one, why_unreadable) for i, one in enumerate(spec.services)),
@@ -58,6 +67,19 @@ def _files(loc: Loc, files: dict[str, Path | None], why_unreadable: WhyUnreadabl
         why = None if path is None else why_unreadable(path)
         if why is not None:
             yield Finding((*loc, key), f"this file cannot be read: {why}; correct the path or its permissions")
+
+
+def _certificates(spec: Spec, why_unfit: WhyUnfit) -> Iterator[Finding]:
+    tls = spec.gate.tls
+    shown: list[tuple[Loc, tuple[Path | None, Path | None, Path | None], dict[str, str]]] = []
+    if tls is not None:
+        shown.append((("gate", "tls"), (tls.cert, tls.key, tls.client_ca), {"cert": "cert", "ca": "client_ca"}))
+    for position, service in enumerate(spec.services):
+        if (own := service.tls) is not None:
+            shown.append((("services", position, "tls"), (own.cert, own.key, own.ca), {"cert": "cert", "ca": "ca"}))
+    for loc, files, keys in shown:
+        if (found := why_unfit(*files)) is not None:
+            yield Finding((*loc, keys[found[0]]), found[1])
 
 
 def _twice(section: str, ids: list[str], shown: Shown) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ MALFORMED = '{"id":"scripted","choices":[{"index":0,"del'
 
 
 class CutError(Exception):
-    """Raised in mid-body: whoever serves must now close the connection without a proper end."""
+    """Raised in mid-body, at which any ASGI server closes the connection without a proper end."""
 
 
 class Performance:

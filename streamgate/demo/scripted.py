@@ -18,17 +18,16 @@ import click
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from streamgate.demo.ask import Ask, BadAskError, read_ask
 from streamgate.demo.dialects import CREATED, PATHS, spoken
 from streamgate.demo.embeddings import Embedding
 from streamgate.demo.ledger import Ledger
-from streamgate.demo.performance import CutError, Performance
+from streamgate.demo.performance import Performance
 from streamgate.demo.refusals import openai_error, refused
 from streamgate.demo.script import HEADER, BadScriptError, Script, read_script
 from streamgate.demo.ticks import Ticks
@@ -69,8 +68,7 @@ def create_app() -> Starlette:
             Route("/echo/{rest:path}", _Echo()),
             Route("/script/stats", stats),
             Route("/script/reset", reset, methods=["POST"]),
-        ],
-        middleware=[Middleware(_Cuts)],
+        ]
     )
 
 
@@ -145,19 +143,6 @@ class _Echo:
             return
         headers = {} if script.retry_after is None else {"retry-after": script.retry_after}
         await JSONResponse(told, script.status or 200, headers)(scope, receive, send)
-
-
-class _Cuts:
-    """Turns CutError into a return in mid-body, at which the server closes the connection."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._app(scope, receive, send)
-        except CutError:
-            return
 
 
 def listen(host: str, port: int) -> socket.socket:

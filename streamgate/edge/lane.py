@@ -21,7 +21,7 @@ from streamgate.edge.guard import Head, read_head, unfinished
 from streamgate.errors import Answer, Fault, RequestTimeout, answer
 from streamgate.exchange import Dialect, Exchange
 from streamgate.headers import Peer
-from streamgate.pipeline.heads import date_line, own_answer
+from streamgate.pipeline.heads import date_line, fault_answer, own_answer
 from streamgate.pipeline.run import run
 from streamgate.pipeline.upstream import Sending
 
@@ -126,9 +126,11 @@ class LaneHttp(Http):
         protocol = self.protocol
         if fault.close:
             self.keep_alive = False
-        dialect, request_id = protocol.gateway.name(head) if exchange is None else (exchange.dialect, exchange.request_id)
-        self._respond(head, answer(fault, dialect, request_id), body)
-        if exchange is None:
+        if exchange is not None:
+            self._respond(head, fault_answer(exchange, fault), body)
+        else:
+            dialect, request_id = protocol.gateway.name(head)
+            self._respond(head, answer(fault, dialect, request_id), body)
             protocol.gateway.refused(head, fault, request_id, protocol.peer, protocol.head_since)
 
     async def _exchange(self, head: Head, entry: Entry, body: Body) -> None:

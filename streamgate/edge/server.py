@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
 
 from sanic import Sanic
 from sanic.request import Request
 from sanic.response import HTTPResponse, empty
 
+from streamgate.config.units import Address
 from streamgate.edge.enter import Gateway
 from streamgate.edge.tls import GateCertificates
 
@@ -19,6 +21,11 @@ _log = logging.getLogger("streamgate")
 
 SWEEP_S = 0.5
 """How often connections are asked whether they are overdue."""
+LAST_WORDS_S = 1.0
+"""How long clients may take for what was written last when the gateway ends."""
+POLL_S = 0.01
+BACKLOG = 4096
+"""Connections that may wait to be accepted; the kernel's own bound (net.core.somaxconn) is as high."""
 
 
 class Life(Protocol):
@@ -83,25 +90,69 @@ async def sweep(gateway: Gateway) -> None:
                 _log.exception("a connection could not be looked at")
 
 
-async def drained(gateway: Gateway, patience_s: float) -> int:
-    """Let open exchanges finish for ``patience_s``, idle connections at once; then end what is left in words its clients can
-    read. Returns how many there were."""
-    registry, connections = gateway.kit.registry, gateway.connections
+async def drained(gateway: Gateway, patience_s: float, hurry: asyncio.Event) -> int:
+    """Close idle connections at once; let open exchanges finish, and clients take what was written, for ``patience_s`` or until
+    ``hurry``; then end what is left in words that can be read. Returns how many exchanges that were."""
+    registry, connections, now = gateway.kit.registry, gateway.connections, gateway.kit.clock.now
+    end = now() + patience_s
     registry.draining = True
     for connection in tuple(connections):
         connection.close_if_idle()
     if len(registry):
-        await _within(registry.wait_empty(), patience_s)
+        await _first(registry.wait_empty(), hurry.wait(), limit_s=patience_s)
+    while any(one.waiting_bytes() for one in connections) and now() < end and not hurry.is_set():
+        await asyncio.sleep(POLL_S)
     left = registry.end_all()
-    if left:
-        deadline = time.monotonic() + 1.0
-        while connections and time.monotonic() < deadline:  # the last words are on their way out
-            await asyncio.sleep(0.01)
+    end = now() + LAST_WORDS_S
+    while connections and now() < end:
+        await asyncio.sleep(POLL_S)
+        for connection in tuple(connections):
+            connection.close_if_idle()
     return left
 
 
-async def _within(waiting: Awaitable[None], limit_s: float) -> None:
+async def _first(*waits: Coroutine[Any, Any, object], limit_s: float) -> None:
+    """Return when one of them does, or when the time is over."""
+    tasks = [asyncio.ensure_future(one) for one in waits]
+    await asyncio.wait(tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.gather(*tasks)
+
+
+def listening(address: Address, *, key: str, share: int = 1, backlog: int = BACKLOG) -> list[socket.socket]:
+    """``share`` sockets that listen at one address: the kernel spreads connections over them by their addresses, so that workers
+    get equal shares, idle ones too. Raises OSError, naming ``key``, where the address cannot be had."""
     try:
-        await asyncio.wait_for(waiting, limit_s)
-    except TimeoutError:
-        pass
+        first = _bound(address, share=False)
+        first.listen(backlog)  # two that only bind to one port do not see each other
+        if share == 1:
+            return [first]
+        address = Address(address.host, first.getsockname()[1])
+        first.close()
+        sockets = [_bound(address, share=True) for _ in range(share)]
+        for sock in sockets:
+            sock.listen(backlog)
+    except OSError as error:
+        raise OSError(error.errno, f"{key} {address}: {(error.strerror or str(error)).lower()}") from None
+    return sockets
+
+
+def _bound(address: Address, *, share: bool) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((address.host, address.port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def address_of(sock: socket.socket) -> Address:
+    """Where a socket listens."""
+    host, port = sock.getsockname()[:2]
+    return Address(host, port)

@@ -22,11 +22,12 @@ from streamgate.errors import ConnectTimeout, Unreachable, UpstreamFault, Upstre
 from streamgate.headers import Headers
 
 _HIGH_WATER_BYTES: Final = 65_536
+_HEAD_BYTES: Final = 65_536
+"""How much of a head, its interim ones included, may come before it ends, and how long its trailers may be."""
 _NO_BODY: Final = frozenset({204, 304})
-_JUST_USED_S: Final = 0.005
-"""An idle connection this young needs no look: what the upstream did to it since, the loop is about to tell."""
 _OK: Final = 200
 _NO_CONTENT: Final = 204
+_VERSIONS: Final = frozenset({"1.1", "1.0"})
 _INTERIM: Final = frozenset({100, 102, 103})
 """The 1xx that llhttp reads as such, but for 101, which nobody was asked for."""
 
@@ -35,12 +36,16 @@ class _Malformed(Exception):
     """Raised inside a callback of the parser, to stop it."""
 
 
+_SPENT: Final = httptools.HttpResponseParser(object())
+
+
 class Connection(asyncio.Protocol):
     """One connection to one endpoint, and the response parser that reads it."""
 
     __slots__ = (
         "_chunked",
         "_complete",
+        "_head_bytes",
         "_head_only",
         "_headers",
         "_in_body",
@@ -75,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._headers: Headers = []
         self._trailers: Headers = []
         self._reason = b""
+        self._head_bytes = 0
         self._length: int | None = None
         self._chunked = self._in_body = self._complete = self._interim = self._reusable = False
         self._head_only = False
@@ -96,6 +102,8 @@ class Connection(asyncio.Protocol):
         self._on_drained = on_drained
         self._headers = []
         self._trailers = []
+        self._reason = b""
+        self._head_bytes = 0
         self._in_body = self._complete = self._interim = self._reusable = False
         self.bytes_seen = False
         self._sent_all = False
@@ -122,14 +130,20 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def pause_reading(self) -> None:
-        """Read no more until ``resume_reading``; the kernel's window then stops the upstream."""
-        if self._transport is not None and not self._transport.is_closing():
+        """Read no more until ``resume_reading``; the kernel's window then stops the upstream. Without effect once the answer
+        is over: the connection may be somebody else's by then."""
+        if self._relay is not None and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    @property
+    def serving(self) -> bool:
+        """Does it belong to a relay now?"""
+        return self._relay is not None
 
     def is_stale(self) -> bool:
         """Has the upstream ended this idle connection, or said something on it that nobody asked for, as far as the kernel
@@ -154,8 +168,10 @@ class Connection(asyncio.Protocol):
         self._keeper.lost(self)
         if self.cancelled_at is not None and self.on_cancelled is not None:
             self.on_cancelled(self.cancelled_at)
+        self.on_cancelled = self._on_drained = None
         relay, self._relay = self._relay, None
         self._transport = None
+        self._parser = _SPENT  # it holds us, and we it: nothing should have to wait for the garbage collector
         if relay is None:
             return
         if self._in_body and error is None and not self._chunked and self._length is None:
@@ -200,8 +216,12 @@ class Connection(asyncio.Protocol):
             return
         if self._complete:
             self._release(relay)
-        else:
+        elif self._in_body:
             relay.flush()
+        else:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES:
+                self._broken("the head does not end")
 
     def _broken(self, note: str) -> None:
         relay, self._relay = self._relay, None
@@ -225,10 +245,16 @@ class Connection(asyncio.Protocol):
             self._reusable = False
 
     def on_status(self, status: bytes) -> None:
-        self._reason = status
+        self._reason += status  # comes in as many pieces as the head did
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        (self._trailers if self._in_body else self._headers).append((name, value))
+        if not self._in_body:
+            self._headers.append((name, value))
+            return
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > _HEAD_BYTES:
+            raise _Malformed("the trailer section is too long")
+        self._trailers.append((name, value))
 
     def on_headers_complete(self) -> None:
         relay = self._relay
@@ -236,6 +262,8 @@ class Connection(asyncio.Protocol):
             return
         status = self._parser.get_status_code()
         headers, self._headers = self._headers, []
+        if self._parser.get_http_version() not in _VERSIONS:
+            raise _Malformed("not HTTP/1.1")
         if status < _OK and status not in _INTERIM:
             raise _Malformed(f"{status} unasked")
         self._length, self._chunked = _framing_of(headers)
@@ -325,12 +353,10 @@ class Keeper:
     def take(self) -> Connection | None:
         """An idle connection that looks alive, or None."""
         idle = self._idle
-        now = self._now()
-        oldest = now - self._keep_alive.idle_s
+        oldest = self._now() - self._keep_alive.idle_s
         while idle:
             connection = idle.pop()
-            idle_since = connection.idle_since
-            if idle_since > now - _JUST_USED_S or (idle_since > oldest and not connection.is_stale()):
+            if connection.idle_since > oldest and not connection.is_stale():
                 return connection
             connection.abandon()
         return None
@@ -338,11 +364,23 @@ class Keeper:
     async def connect(self, timeout_s: float | None) -> Connection:
         """A new connection. Raises ConnectTimeout or Unreachable; nothing was sent then."""
         loop = asyncio.get_running_loop()
+        connection = Connection(self)
+        try:
+            await self._open_transport(loop, connection, timeout_s)
+        except BaseException:
+            connection.abandon()  # uvloop forgets to tell a protocol whose connecting is cancelled late that it is lost
+            self.lost(connection)
+            raise
+        return connection
+
+    async def _open_transport(
+        self, loop: asyncio.AbstractEventLoop, connection: Connection, timeout_s: float | None
+    ) -> None:
         endpoint = self.endpoint
         try:
             async with asyncio.timeout(timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self),
+                await loop.create_connection(
+                    lambda: connection,
                     endpoint.host,
                     endpoint.port,
                     ssl=self.tls,
@@ -354,7 +392,6 @@ class Keeper:
             raise Unreachable("The upstream's TLS was not accepted", note=f"{endpoint.id}: {error.reason}") from error
         except OSError as error:
             raise Unreachable(note=f"{endpoint.id}: {error.strerror or type(error).__name__}") from error
-        return connection
 
     def give_back(self, connection: Connection) -> None:
         """The connection is clean and may serve again."""

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from email.utils import formatdate
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
 from routers.paths import rewrite
 from routers.pools import Endpoint
 from sessions.relay import Framing, Response
-from streamgate.errors import REASONS, Answer
+from streamgate.errors import REASONS, Answer, Fault, answer
 from streamgate.exchange import Dialect, Exchange
 from streamgate.headers import Headers, Peer, for_client, for_upstream, forwarded_headers, safe_trailer, values, via_line
 from streamgate.pipeline.plan import Plan, ServicePlan
@@ -26,7 +28,14 @@ _WITH_CONTENT: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 _OURS: Final = frozenset({b"content-length", b"x-request-id"})
 _OK: Final = 200
 _NO_CONTENT: Final = 204
+_FIELD: Final = b": ".join
 _CONTINUE: Final = 100
+
+
+def field_lines(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Fields as lines, each ended by CRLF."""
+    lines = b"\r\n".join(map(_FIELD, pairs))
+    return lines + b"\r\n" if lines else b""
 
 
 def request_head(  # noqa: PLR0913  # everything that may stand in a head
@@ -44,7 +53,7 @@ def request_head(  # noqa: PLR0913  # everything that may stand in a head
         lines.append(b"?" + exchange.query)
     lines.append(b" HTTP/1.1\r\nHost: " + host + b"\r\n")
     passed = for_upstream(headers, drop=service.withheld)
-    lines += [b"%b: %b\r\n" % pair for pair in passed]
+    lines.append(field_lines(passed))
     if (b"TE", b"trailers") in passed:
         lines.append(b"Connection: TE\r\n")
     lines.append(forwarded_headers(peer, exchange.host, headers))
@@ -102,7 +111,7 @@ def response_head(exchange: Exchange, response: Response, *, keep_alive: bool, w
         and response.has_body
     )
     lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
-    lines += [b"%b: %b\r\n" % pair for pair in for_client(response.headers, drop=_OURS)]
+    lines.append(field_lines(for_client(response.headers, drop=_OURS)))
     if not dated:
         lines.append(date_line(wall_s))
     until_close = ends_with_connection(exchange, response)
@@ -115,8 +124,8 @@ def response_head(exchange: Exchange, response: Response, *, keep_alive: bool, w
     lines.append(b"x-request-id: " + exchange.request_id + b"\r\n")
     if kind == b"text/event-stream" and not values(response.headers, b"x-accel-buffering"):
         lines.append(b"X-Accel-Buffering: no\r\n")
-    if exchange.dialect is not Dialect.PROBLEM:
-        lines.append(b"x-streamgate-service: %b\r\nx-streamgate-attempts: %d\r\n" % (_ascii(exchange.service), exchange.attempts))
+    if exchange.dialect is not Dialect.PROBLEM and exchange.service is not None:
+        lines.append(field_lines(story(exchange)))
     lines.append(connection_line(http10=exchange.http10, keep_alive=keep_alive))
     readable = kind == b"text/event-stream" and not encoded
     return Framing(
@@ -141,28 +150,41 @@ def interim_head(exchange: Exchange, response: Response) -> bytes | None:
     if exchange.http10 or response.status == _CONTINUE:
         return None
     lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
-    lines += [b"%b: %b\r\n" % pair for pair in for_client(response.headers, drop=_OURS)]
+    lines.append(field_lines(for_client(response.headers, drop=_OURS)))
     return b"".join(lines) + b"\r\n"
 
 
 def trailer_lines(trailers: Headers) -> bytes:
     """The trailer fields that may pass (RFC 9110 §6.5.1)."""
-    return b"".join(b"%b: %b\r\n" % pair for pair in trailers if safe_trailer(pair[0]))
+    return field_lines([pair for pair in trailers if safe_trailer(pair[0])])
 
 
-def own_answer(answer: Answer, *, head_only: bool, http10: bool, keep_alive: bool, date: bytes) -> bytes:
+def story(exchange: Exchange) -> Headers:
+    """What an answer on an AI path says about what was tried for it (DESIGN §9); nothing while no service was."""
+    if exchange.dialect is Dialect.PROBLEM or exchange.service is None:
+        return []
+    return [(b"x-streamgate-service", _ascii(exchange.service)), (b"x-streamgate-attempts", b"%d" % exchange.attempts)]
+
+
+def fault_answer(exchange: Exchange, fault: Fault) -> Answer:
+    """The whole answer to a fault before commit."""
+    plain = answer(fault, exchange.dialect, exchange.request_id)
+    return replace(plain, headers=(*plain.headers, *story(exchange)))
+
+
+def own_answer(said: Answer, *, head_only: bool, http10: bool, keep_alive: bool, date: bytes) -> bytes:
     """A whole response of our own."""
-    lines = [b"HTTP/1.1 %d %b\r\n" % (answer.status, REASONS.get(answer.status, b""))]
-    lines += [b"%b: %b\r\n" % pair for pair in answer.headers]
-    if not any(name.lower() == b"date" for name, _ in answer.headers):
+    lines = [b"HTTP/1.1 %d %b\r\n" % (said.status, REASONS.get(said.status, b""))]
+    lines.append(field_lines(said.headers))
+    if not any(name.lower() == b"date" for name, _ in said.headers):
         lines.append(date)
-    if answer.status not in {204, 304}:
-        lines.append(b"Content-Length: %d\r\n" % len(answer.body))
+    if said.status not in {204, 304}:
+        lines.append(b"Content-Length: %d\r\n" % len(said.body))
     lines.append(connection_line(http10=http10, keep_alive=keep_alive))
     if not head_only:
-        lines.append(answer.body)
+        lines.append(said.body)
     return b"".join(lines)
 
 
-def _ascii(text: str | None) -> bytes:
-    return (text or "").encode("ascii", "replace")
+def _ascii(text: str) -> bytes:
+    return text.encode("ascii", "replace")

@@ -64,6 +64,10 @@ def _failed(exchange: Exchange, fault: Fault, lane: Lane) -> None:
         exchange.end(fault.terminal, fault)
         lane.cut()
         return
+    if isinstance(fault, ClientClosed):  # it has not even taken what came before this
+        exchange.end(fault.terminal, fault)
+        lane.cut()
+        return
     exchange.status = fault.status
     exchange.end(fault.terminal, fault)
     exchange.move(State.REFUSED if isinstance(fault, Refused) else State.FAILED)
@@ -101,6 +105,8 @@ def _leave(sending: Sending, plan: Plan, kit: Kit, body: RequestBody, permit: Le
         exchange.move(State.FAILED if final is State.DONE and not committed else final)
     kit.settle(exchange, plan, sending.relay.drained_bytes)
     sending.relay.part()
+    if exchange.fault is not None:
+        exchange.fault.__traceback__ = None  # its frames hold the exchange, which holds it
 
 
 async def _read_on(sending: Sending, plan: Plan, kit: Kit, body: RequestBody, permit: Lease | None) -> None:

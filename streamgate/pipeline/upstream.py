@@ -11,7 +11,7 @@ from routers.pools import Endpoint
 from sessions.registry import Registry
 from sessions.relay import Again, Client, Framing, Relay, Response
 from streamgate.clock import Clock
-from streamgate.errors import Fault, NoHealthyUpstream, Overloaded, ShuttingDown, Unreachable, UpstreamReset
+from streamgate.errors import ClientClosed, Fault, NoHealthyUpstream, Overloaded, ShuttingDown, Unreachable, UpstreamFault, UpstreamReset
 from streamgate.exchange import Exchange, Terminal
 from streamgate.headers import Headers, Peer
 from streamgate.lease import Count, Lease
@@ -89,6 +89,7 @@ class Sending:
         "_link",
         "_plan",
         "_service",
+        "_stale",
         "_started",
         "_task",
         "_tried",
@@ -110,6 +111,7 @@ class Sending:
         self._kit = kit
         self._lease: Lease | None = None
         self._connection: Connection | None = None
+        self._stale = 0
         self._tried: list[Endpoint] = []
         self._endpoint: Endpoint | None = None
         self._started = exchange.started_at
@@ -140,12 +142,13 @@ class Sending:
         fault = ShuttingDown("This gateway is shutting down; ask again", close=True)
         if self.relay.under_way:
             self.relay.fail(fault)
-        elif self._task is not None:  # between attempts, or connecting
+        elif self._task is not None and self.exchange.terminal is None:  # between attempts, or connecting
             self.ending = fault
             self._task.cancel()
 
     def release(self) -> None:
         """Give back what is held; harmless when nothing is."""
+        self._connection = None
         if self._lease is not None:
             self._lease.release()
         if self.drain_lease is not None:
@@ -190,6 +193,12 @@ class Sending:
                     wait_s = 0.0 if stale else self._after(fault, endpoint)
                 finally:
                     service.metrics.attempt(outcome)
+                self._stale += stale
+            except asyncio.CancelledError:
+                if connection is not None and connection.serving and self.drain_lease is None:
+                    connection.abandon()
+                service.metrics.attempt(self._cancelled_as())
+                raise
             else:
                 service.metrics.attempt(exchange.fault.name if exchange.fault is not None else "ok")
                 return
@@ -249,6 +258,13 @@ class Sending:
             connection.send(waiting.pop(), last=False)
         return done
 
+    def _cancelled_as(self) -> str:
+        """How an attempt ended whose task was cancelled."""
+        fault = self.ending or self.exchange.fault
+        if fault is not None:
+            return fault.name
+        return "ok" if self.exchange.terminal is Terminal.COMPLETE else ClientClosed.code
+
     def _cancelled(self, gone_at: float) -> None:
         self._plan.metrics.cancel.observe(self._kit.clock.now() - gone_at)
 
@@ -272,7 +288,8 @@ class Sending:
     def _after(self, fault: Fault, endpoint: Endpoint) -> float:
         """Seconds until the next attempt after a fault. Raises the fault when there is none."""
         now = self._kit.clock.now()
-        self._service.pool.picker.observe(endpoint, max(_FAILURE_S, now - self._started), now)
+        if isinstance(fault, UpstreamFault):
+            self._service.pool.picker.observe(endpoint, max(_FAILURE_S, now - self._started), now)
         if isinstance(fault, Unreachable):
             endpoint.failed(now)
             wait_s = self._again("connect", None)
@@ -291,7 +308,7 @@ class Sending:
         other = self._service.pool.has_other(seen)
         verdict = self._plan.retries.decide(
             method=self.exchange.method,
-            attempt=self.exchange.attempts,
+            attempt=self.exchange.attempts - self._stale,
             outcome=outcome,
             body_replayable=self._body.replay is not None,
             retry_after_s=after_s,

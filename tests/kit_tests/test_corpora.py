@@ -10,7 +10,10 @@ from tests.kit.corpora import corpus
 def test_the_environment_names_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sse-format").mkdir()
     monkeypatch.setenv("STREAMGATE_CORPORA", str(tmp_path))
-    assert corpus("sse-format") == tmp_path / "sse-format"
+    try:
+        assert corpus("sse-format") == tmp_path / "sse-format"
+    except pytest.skip.Exception:
+        pytest.fail("it looked elsewhere")  # and would have skipped this very test
 
 
 def test_an_absent_corpus_skips_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,13 +166,14 @@ async def test_a_request_that_never_comes_is_told_with_what_came() -> None:
         writer.close()
 
 
-async def test_it_speaks_tls_when_given_a_context() -> None:
+@pytest.mark.parametrize("bodies", ["read", "lazy"])
+async def test_it_speaks_tls_when_given_a_context(bodies: Any) -> None:
     authority = trustme.CA()
     serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(serving)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    async with RawUpstream(tls=serving) as upstream:
+    async with RawUpstream(tls=serving, bodies=bodies) as upstream:
         assert upstream.url == f"https://{HOST}:{upstream.port}"
         reader, writer = await connect(upstream, ssl=trusting)
         writer.write(POST)

@@ -75,6 +75,13 @@ def test_sockets_are_counted_by_the_name_of_their_port_and_their_state() -> None
         assert not processes.holds(descriptor, inode)
 
 
+def test_sockets_of_others_are_not_counted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        assert processes.sockets_of(other.pid, {server.getsockname()[1]: "ours"}) == {}
+        other.communicate(b"\n")
+
+
 def test_the_proxy_gets_a_core_of_its_own() -> None:
     assert processes.choose_cores({5, 3}) == processes.Cores(proxy=3, upstream=5, client=5)
     assert processes.choose_cores({3, 5}).shared

@@ -4,7 +4,9 @@ import json
 import time
 from typing import Any
 
-from loadtests import stamps
+import pytest
+
+from loadtests import stamps, upstream
 from loadtests.asking import HOST, Address, fetch, request
 from loadtests.drops import Visitor, visit
 from tests.kit.wait import eventually
@@ -60,6 +62,41 @@ async def test_stamps_are_a_period_apart_and_no_token_comes_early() -> None:
         sent_ns = [int(stamp) for stamp in stamps.PATTERN.findall(wire)]
         assert (sent_ns[-1] - sent_ns[0]) / 1e9 >= 5 * 0.01 - 0.002
         assert all(later - sooner > 5e6 for sooner, later in itertools.pairwise(sent_ns))
+
+
+class Loop:
+    """A loop whose clock stands until it is set, and whose one timer is fired by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.due = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, due: float, call: Any, *args: Any) -> None:
+        self.due, self.fire = due, lambda: call(*args)
+
+
+class Listening:
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def emit(self) -> None:
+        self.tokens += 1
+
+
+def test_beats_keep_their_grid_when_the_loop_is_late_and_missed_ones_are_not_made_up_for() -> None:
+    loop, stream = Loop(), Listening()
+    upstream.Metronome(loop, 50).join(stream)  # type: ignore[arg-type]
+    dues = []
+    for late_s in (0.0, 0.003, 0.015, 0.045):  # the last one misses two beats
+        dues.append(loop.due)
+        loop.now = loop.due + late_s
+        loop.fire()
+    assert dues == pytest.approx([100.02, 100.04, 100.06, 100.08])
+    assert loop.due == pytest.approx(100.14)
+    assert stream.tokens == 4
 
 
 async def test_streams_of_one_rate_share_timers() -> None:

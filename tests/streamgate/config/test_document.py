@@ -112,7 +112,7 @@ def test_a_place_is_found_or_is_not_there() -> None:
     found = root.find(("a", 1, "b"))
     assert found is not None
     assert found.value == 1
-    for loc in (("a", 2), ("a", "b"), ("b",), ("a", 0, "c"), ("a", -1), (0,)):
+    for loc in (("a", 2), ("a", "b"), ("b",), ("a", 0, "c"), ("a", 0, 0), ("a", -1), (0,)):
         assert root.find(loc) is None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -522,6 +523,15 @@ def test_a_certificate_that_is_not_there_is_told(write: Write) -> None:
     assert (problem.path, problem.line) == ("gate.tls.cert", 2)
     assert "no such file or directory" in problem.message
     write("x", "cert.pem")
+    [problem] = problems(write("gate:\n  tls: {cert: cert.pem, key: key.pem}\n" + SMALL))
+    assert (problem.path, problem.line) == ("gate.tls.cert", 2)
+    assert "not usable PEM" in problem.message
+
+
+def test_a_certificate_and_its_key_are_taken(write: Write) -> None:
+    issued = trustme.CA().issue_cert("localhost")
+    write(issued.private_key_pem.bytes().decode(), "key.pem")
+    write(issued.cert_chain_pems[0].bytes().decode(), "cert.pem")
     assert loaded(write("gate:\n  tls: {cert: cert.pem, key: key.pem}\n" + SMALL)).spec.gate.tls is not None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -16,10 +16,12 @@ from streamgate.config.section import (
     HeaderName,
     HeaderValue,
     Later,
+    NotEmpty,
     Prefix,
     Secret,
     Section,
     Slug,
+    StatusWord,
     has_dots,
     is_path,
     is_token,
@@ -168,6 +170,19 @@ def test_dots_count_as_whole_segments_only() -> None:
     assert has_dots("/a/./b")
     assert has_dots("/..")
     assert not has_dots("/a.b/..c/...")
+
+
+def test_a_list_that_must_not_be_empty() -> None:
+    kind = Annotated[tuple[str, ...], NotEmpty]
+    assert read(kind, ["a"]) == ("a",)
+    assert refused(kind, []) == "list_empty"
+
+
+def test_a_status_may_come_as_text() -> None:
+    kind = Annotated[Literal["reset", 502], StatusWord]
+    assert [read(kind, value) for value in (502, "502", "reset")] == [502, 502, "reset"]
+    for value in ("50", "5022", "404", "", None):
+        assert refused(kind, value) == "literal_error"
 
 
 def test_tokens() -> None:

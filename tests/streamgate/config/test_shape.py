@@ -163,6 +163,22 @@ routes: [{id: r, match: {paths: [/x]}}]
     assert not result.is_sound(Finding(("routes", 0, "to", "service"), "x"))
 
 
+def test_what_contradicts_is_taken_out_and_the_rest_is_kept() -> None:
+    text = """
+services: [{id: a, balance: hash}, {id: b, url: http://b, endpoints: [{url: http://c}]}]
+routes: [{id: r, encoded_slash: keep, host: a, rewrite: {host: b}, match: {paths: [/]}, to: {service: a}}]
+"""
+    result = fitted(text)
+    assert [finding.path for finding in result.findings] == ["services[0]", "services[1]", "routes[0]"]
+    assert [(one.id, one.balance) for one in result.spec.services] == [("a", "hash"), ("b", "least_in_flight")]
+    [route] = result.spec.routes
+    assert (route.id, route.encoded_slash, route.to.service, route.host) == ("r", "keep", "a", None)
+
+
+def test_a_key_misspelt_does_not_hide_a_mistake_in_the_right_one() -> None:
+    assert [path for path, _, _ in told("gate: {drian: 1s, drain: 5}")] == ["gate.drian", "gate.drain"]
+
+
 def test_two_broken_services_do_not_share_a_stand_in() -> None:
     result = fitted("services: [x, y]\nroutes: [x, {id: r, match: {paths: [/]}, to: {service: 5}}]\n")
     assert [one.url for one in result.spec.services] == ["http://unreadable.invalid"] * 2

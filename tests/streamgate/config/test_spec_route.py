@@ -165,6 +165,13 @@ def test_a_route_may_answer_by_itself() -> None:
     assert one.to.service is None
 
 
+@pytest.mark.parametrize("status", [204, 205, 304])
+def test_a_status_without_a_body_is_answered_without_one(status: int) -> None:
+    answer = route(to={"respond": {"status": status}}).to.respond
+    assert answer is not None
+    assert answer.status == status
+
+
 @pytest.mark.parametrize(
     ("keys", "policy"),
     [

@@ -74,6 +74,8 @@ def test_off_is_told_apart_from_a_duration(value: object) -> None:
     assert parse_duration_or_off(value) is None
     assert parse_size_or_off(value) is None
     assert parse_address_or_off(value) is None
+    assert parse_size_or_off("1KiB") == 1024
+    assert parse_address_or_off("a:1") == Address("a", 1)
     for parse in (parse_duration, parse_positive_duration, parse_size, parse_address):
         with pytest.raises(ValueError, match="cannot be off"):
             parse(value)
@@ -185,6 +187,10 @@ def test_an_address_is_a_host_and_a_port(text: str, host: str, port: int) -> Non
         (":8080", "needs a host"),
         ("*:8080", "needs a host"),
         ("::1:80", "in brackets"),
+        ("2001:db8:0:0:0:0:0:1:80", "in brackets"),
+        ("[::1:80", "is not an address"),
+        ("::1]:80", "is not an address"),
+        ("a b:x", "is not an address"),
         ("127.0.0.1", "needs a port"),
         ("localhost", "needs a port"),
         ("[::1]", "needs a port"),
@@ -273,6 +279,7 @@ def test_a_parser_reads_or_refuses_and_never_fails_otherwise(parse: object, valu
         (units.SizeOrOff, "off"),
         (units.ListenAddress, "[::1]:80"),
         (units.ListenAddressOrOff, "off"),
+        (units.ListenAddressOrOff, "a:1"),
         (units.Network, "10.0.0.0/8"),
     ],
 )

@@ -98,6 +98,8 @@ def test_a_key_twice_is_told_with_both_lines_and_the_first_counts() -> None:
         ("a: !x 1\n", 1, 4, "a YAML tag"),
         ("a: !!python/object:os.system [x]\n", 1, 4, "a YAML tag"),
         ("a: !!binary aGk=\n", 1, 4, "a YAML tag"),
+        ("a: !x {b: 1}\n", 1, 4, "a YAML tag"),
+        ("a: !!set {b, c}\n", 1, 4, "a YAML tag"),
         ("a: !!int x\n", 1, 4, "put quotes around it"),
         ("a: !!bool x\n", 1, 4, "put quotes around it"),
         ("a: " + "9" * 5000 + "\n", 1, 4, "put quotes around it"),
@@ -155,7 +157,7 @@ def test_an_empty_file_says_how_a_small_one_looks(text: str) -> None:
     assert document.root.plain() == {}
 
 
-@pytest.mark.parametrize("text", ["[a, b]\n", "hello\n", "5\n", "null\n"])
+@pytest.mark.parametrize("text", ["[a, b]\n", "hello\n", "5\n", "null\n", '""\n'])
 def test_a_document_is_a_map(text: str) -> None:
     [(line, _, message)] = told(text)
     assert line == 1

@@ -36,6 +36,10 @@ FAILURES = (
 """What keeps a peer from having a figure; anything else is a mistake of ours and ends the run."""
 
 
+RESULTS = Path(__file__).parent / "results"
+"""Where the figures stand that the README shows."""
+
+
 def say(text: str, *, end: str = "\n") -> None:
     """Progress, to a person."""
     print(text, end=end, file=sys.stderr, flush=True)
@@ -125,7 +129,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", type=lambda text: _list_of(list(measures.ALL), text), default=list(measures.ALL))
     parser.add_argument("--peers", type=lambda text: _list_of(list(peers.ALL), text), default=list(STANDARD))
     parser.add_argument("--rounds", type=int, help="default 3, with --quick 1")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 
 
@@ -153,6 +157,8 @@ def main() -> int:
     result = document(comparison, effort, cores, about)
     report.write(result, options.out)
     plot.write(result, options.out / "plot.svg")
+    if not options.quick and options.out == RESULTS:
+        report.show_in(RESULTS.parent.parent / "README.md", result, RESULTS)
     say(f"wrote {options.out}/latest.json, table.md and plot.svg")
     print((options.out / "table.md").read_text())
     return 1 if any(verdict.met is False for verdict in report.verdicts(result)) else 0

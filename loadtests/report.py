@@ -54,6 +54,7 @@ ROWS = (
 )
 RATIOS = (
     Row("requests", "json_requests_per_cpu_s", "requests per core, GET JSON"),
+    Row("requests", "json_requests_per_s", "requests by the clock, GET JSON"),
     Row("requests", "chat_requests_per_cpu_s", "requests per core, POST completion"),
     Row("tokens", "cpu_us_per_token", "CPU per relayed token"),
     Row("memory", "kib_per_stream", "memory per open stream"),
@@ -228,6 +229,18 @@ def write(result: Result, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "latest.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "table.md").write_text(table(result))
+
+
+MARKS = ("<!-- bench:begin -->\n", "<!-- bench:end -->")
+
+
+def show_in(readme: Path, result: Result, folder: Path) -> None:
+    """Put the table and the plot between the marks of a README. Raises ValueError where it has none."""
+    text = readme.read_text()
+    begin, end = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
+    plot = (folder / "plot.svg").relative_to(readme.parent)
+    shown = f"![The budgets' figures beside the peers]({plot})\n\n{table(result)}"
+    readme.write_text(text[:begin] + shown + text[end:])
 
 
 def main() -> None:

@@ -57,8 +57,9 @@ class Client(Protocol):
         """Bytes the client has not taken yet."""
         ...
 
-    def cut(self) -> None:
-        """Close now, losing what waits: the client must not take this for a complete answer."""
+    def cut(self, *, reset: bool) -> None:
+        """Close now, losing what waits: the client must not take this for a complete answer. ``reset`` where nothing but a
+        reset tells it so, or where it reads nothing anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +412,7 @@ class Relay:
             self._round_off()
             return
         if stalled or (self.limit_bytes is None and not (self._adds and (self._chunked or self._open))):
-            self._client.cut()
+            self._client.cut(reset=stalled or self._exchange.http10)
         elif self.limit_bytes is None:
             self._break(fault)
         self._settle(fault.terminal, fault)
@@ -421,7 +422,7 @@ class Relay:
         if self._chunked:
             self._write(LAST_CHUNK)
         elif not self._open and self.limit_bytes is None:
-            self._client.cut()  # its length promised more
+            self._client.cut(reset=False)  # its length promised more
         self._settle(Terminal.COMPLETE, None)
 
     def _break(self, fault: Fault) -> None:

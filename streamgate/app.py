@@ -1,4 +1,5 @@
-"""The composition root: builds everything one worker is made of, and passes it down. No logic of its own."""
+"""The composition root: builds everything one worker is made of and passes it down; one worker serves here, several in
+processes of their own. No logic of the gateway's."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import multiprocessing
 import os
 import secrets
 import shutil
@@ -14,29 +16,32 @@ import socket
 import ssl
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from sanic import Sanic
-from sanic.worker.loader import AppLoader
 
 from sessions.registry import Registry
-from streamgate.catalogue import PICKERS
 from streamgate.admin.api import Views, make_admin
+from streamgate.catalogue import PICKERS
 from streamgate.clock import SystemClock
 from streamgate.config.compile import Snapshot
-from streamgate.config.load import Loaded, load
+from streamgate.config.load import Loaded
 from streamgate.config.problem import ConfigurationError
 from streamgate.config.reload import Outcome, Reload
-from streamgate.config.spec_gate import Telemetry
-from streamgate.config.units import Address
+from streamgate.config.restart import restart_needed
+from streamgate.config.source import Ahead, Source
+from streamgate.config.spec import Spec
+from streamgate.config.spec_gate import Telemetry, Tls
 from streamgate.config.watch import watch
 from streamgate.edge.enter import EdgeTimeouts, Gateway
 from streamgate.edge.guard import HeadLimits
 from streamgate.edge.lane import LaneProtocol
-from streamgate.edge.server import drained, make_server, sweep
+from streamgate.edge.server import BACKLOG, address_of, drained, listening, make_server, sweep
 from streamgate.edge.tls import renew, server_context
 from streamgate.exchange import Exchange
 from streamgate.headers import Networks
@@ -51,63 +56,60 @@ from streamgate.pipeline.build import Builder, Built
 from streamgate.pipeline.plan import Plan
 from streamgate.pipeline.upstream import Kit
 from streamgate.tasks import Tasks
+from streamgate.workers import Order, Orders, Workers, let_signals
 
-_INSTANCE = "STREAMGATE_INSTANCE"
-_RUN_DIR = "STREAMGATE_RUN_DIR"
+__all__ = ["Source", "serve"]
+
+_LAST_RECORDS_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where the configuration comes from; all that a worker process is told."""
+class Post:
+    """All that one worker is told when it begins; it travels to the worker's process whole."""
 
-    path: Path
-    env: str | None
+    source: Source
+    loaded: Loaded
+    """The configuration to begin with."""
+    started: Spec
+    """The one that the ports were opened by."""
+    name: bytes
+    """What this gate calls itself in Via, in all its workers; another gate on this machine has another name."""
+    data: socket.socket
+    admin: socket.socket | None
+    run_dir: Path | None = None
+    """Where workers find each other; None for a single one."""
+    pipe: Connection | None = None
+    """The way to the main process, where there is one."""
 
-    def read(self) -> Loaded:
-        """Raises ConfigurationError with every problem."""
-        return load(self.path, env=self.env, environ=os.environ)
-
-
-class _Ahead:
-    """Reads the configuration off the loop, for whoever asks next: parsing takes longer than a token may wait."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._found: Loaded | ConfigurationError | None = None
-
-    def fetch(self) -> None:
-        try:
-            self._found = self._source.read()
-        except ConfigurationError as error:
-            self._found = error
-
-    def __call__(self) -> Loaded:
-        found, self._found = self._found, None
-        if isinstance(found, ConfigurationError):
-            raise found
-        return found or self._source.read()
+    @property
+    def tls(self) -> Tls | None:
+        """The certificate to show. Whether there is one was decided when the gate was started."""
+        return self.started.gate.tls and (self.loaded.spec.gate.tls or self.started.gate.tls)
 
 
 class Worker:
     """One process's gateway, from its sockets' opening to their end."""
 
-    def __init__(self, source: Source, tls: ssl.SSLContext | None) -> None:
-        self._ahead = _Ahead(source)
+    def __init__(self, post: Post, tls: ssl.SSLContext | None) -> None:
+        self._post = post
+        self._ahead = Ahead(post.source, post.loaded)
         self._log = logging.getLogger("streamgate")
         self._clock = SystemClock()
         self._metrics = Metrics()
         self._kept = Kept()
-        self._stop = asyncio.Event()
         self._tasks = Tasks(self._task_failed)
         self._builder = Builder(kept=self._kept, metrics=self._metrics, clock=self._clock, pickers=PICKERS)
         self._reload: Reload[Built] = Reload(
             self._ahead, self._builder.build, now_wall=self._clock.wall(), on_swap=self._swapped, on_outcome=self._outcome
         )
         self._reloading = asyncio.Lock()
+        self._reload_waits = False
+        self._restart_needed: list[str] = []
+        self._tls = tls
+        self._certificate = _identities(post.tls)
         snapshot = self._reload.current
         gate = snapshot.spec.gate
-        self._fd = _records_fd(snapshot.spec.telemetry)
-        records = Records(self._fd)
+        records = Records(_records_fd(post.started.telemetry))
         kit = Kit(
             clock=self._clock,
             registry=Registry(),
@@ -115,62 +117,113 @@ class Worker:
             drains=Count(gate.disconnect_drain.at_once),
             drain_bytes=gate.disconnect_drain.bytes,
             drain_s=gate.disconnect_drain.time or 0.0,
-            pseudonym=b"streamgate-" + os.environ[_INSTANCE].encode(),
+            pseudonym=b"streamgate-" + post.name,
             settle=_unsettled,
         )
-        name = secrets.token_hex(4).encode()
-        self.gateway = Gateway(kit=kit, metrics=self._metrics, records=records, worker=name)
+        self.gateway = Gateway(kit=kit, metrics=self._metrics, records=records, worker=secrets.token_hex(4).encode())
         kit.settle = self.gateway.settle
         self._metrics.extra += [process_families, records.families]
-        run_dir = os.environ.get(_RUN_DIR)
-        self._siblings = Siblings(Path(run_dir) if run_dir else None, self._metrics.families)
-        self._tls = tls
+        self._siblings = Siblings(post.run_dir, self._metrics.families)
+        self._orders = Orders(post.pipe) if post.pipe is not None else None
+        self._app: Sanic[Any, Any] | None = None
         self._admin_server: Any = None
-        self._listens = False
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._signals = 0
+        self.has_listened = False
         self._put_in_force(snapshot)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def open(self, app: Sanic[Any, Any]) -> Gateway:
-        """Called before the data port listens."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        """Called before the data port takes connections."""
+        self._app = app
         await self._siblings.open()
         await self._open_admin(app)
         self._tasks.spawn(sweep(self.gateway), name="sweep")
         gc.collect()
         gc.freeze()  # what is here now stays; and what comes is mostly freed by itself: look for cycles seldom,
-        gc.set_threshold(10_000, 10, 10)  # since a full look at thousands of streams holds all of them up
-        self._tasks.spawn(watch(lambda: self._reload.files, stop=self._stop, on_change=self.reload), name="watch")
-        gate = self._reload.current.spec.gate
-        self._log.info(
-            "listening", extra={"data": str(_bound(app, gate.bind)), "admin": str(gate.admin or "off"), "pid": os.getpid()}
-        )
+        gc.set_threshold(20_000, 20, 100)  # since a full look at thousands of streams holds all of them up
+        self._tasks.spawn(watch(self._files, stop=self._stop, on_change=self.reload), name="watch")
         return self.gateway
 
     def listens(self) -> None:
         """Called when the data port takes connections: only now is the gateway ready."""
-        self._listens = True
+        self.has_listened = True
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        if self._orders is None:
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(signum, self._end_asked, signum)
+            _say_listening(self._log, self._post.started, [self._post.data], [self._post.admin] if self._post.admin else [])
+        else:
+            loop.add_signal_handler(signal.SIGTERM, self._obey, "drain")
+            loop.add_signal_handler(signal.SIGINT, _nothing)
+            self._orders.heed(self._obey)
+            self._orders.ready()
+        let_signals()
+        self._tasks.spawn(self._catch_up(), name="catch up")
 
     async def _open_admin(self, app: Sanic[Any, Any]) -> None:
-        gate = self._reload.current.spec.gate
-        if gate.admin is None:
+        if self._post.admin is None:
             return
         views = Views(self._why_not_ready, self._shown, self._siblings, self._token)
         admin = make_admin(f"{app.name}-admin", views)
         admin.state.primary = False  # Sanic rewrites its protocol for the primary application, once a process
-        sock = listening(gate.admin, shared=gate.workers > 1)
-        self._admin_server = await admin.create_server(sock=sock, return_asyncio_server=True, access_log=False)
+        self._admin_server = await admin.create_server(
+            sock=self._post.admin, return_asyncio_server=True, access_log=False, backlog=BACKLOG
+        )
         await self._admin_server.startup()
         await self._admin_server.before_start()
         await self._admin_server.after_start()
 
-    async def drain(self) -> None:
-        """SIGTERM came: not ready, no newcomers, ``gate.drain`` for the rest."""
+    # -- its end -------------------------------------------------------------------------------------------------------
+
+    def _obey(self, order: Order) -> None:
+        match order:
+            case "reload":
+                self._hang_up()
+            case "end":
+                self._hurry.set()
+                self._begin_end()
+            case "drain":
+                self._begin_end()
+
+    def _end_asked(self, signum: signal.Signals) -> None:
+        """Once: drain. Twice: end what is open, and then. A third time: at once."""
+        self._signals += 1
+        if self._signals == 1:
+            self._begin_end()
+        elif not self._hurry.is_set():
+            self._hurry.set()
+        else:
+            self._die(signum)
+
+    def _begin_end(self) -> None:
+        if not self.gateway.kit.registry.draining:
+            self.gateway.kit.registry.draining = True
+            self._tasks.spawn(self._end(), name="end")
+
+    async def _end(self) -> None:
         patience_s = self._reload.current.spec.gate.drain or 0.0
-        self._log.info("draining", extra={"open": len(self.gateway.kit.registry), "patience_s": patience_s})
-        left = await drained(self.gateway, patience_s)
-        self._log.info("drained", extra={"ended_early": left})
+        self._log.info(
+            "draining for at most %g s, %d open", patience_s, len(self.gateway.kit.registry), extra={"worker": os.getpid()}
+        )
+        left = await drained(self.gateway, patience_s, self._hurry)
+        self._log.info("drained, %d ended early", left, extra={"worker": os.getpid()})
+        if self._app is not None:
+            self._app.stop(terminate=False)
+
+    async def drain(self) -> None:
+        """Called by Sanic before it closes what is open; all is drained by then. It has let go of the signals: take them again,
+        or the second Ctrl-C would end in a traceback."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._die, signum)
+
+    def _die(self, signum: signal.Signals) -> None:
+        self.gateway.records.close(_LAST_RECORDS_S)
+        os._exit(128 + signum)
 
     async def close(self) -> None:
         """The last thing a worker does."""
@@ -186,14 +239,45 @@ class Worker:
 
     # -- configuration -------------------------------------------------------------------------------------------------
 
+    def _files(self) -> tuple[Path, ...]:
+        tls = self._reload.current.spec.gate.tls
+        return self._reload.files if tls is None else (*self._reload.files, tls.cert, tls.key)
+
     def _hang_up(self) -> None:
-        self._tasks.spawn(self.reload(), name="reload")
+        if not self._reload_waits:  # one that waits will read what this one is about
+            self._reload_waits = True
+            self._tasks.spawn(self.reload(), name="reload")
 
     async def reload(self) -> None:
         """Read again, off the loop; put in force on it, by one assignment."""
         async with self._reloading:
+            self._reload_waits = False
             await asyncio.to_thread(self._ahead.fetch)
-            self._reload.apply(self._clock.wall())
+            self._apply()
+
+    async def _catch_up(self) -> None:
+        """What became of the files between their reading and their watching."""
+        async with self._reloading:
+            found = await asyncio.to_thread(self._ahead.fetch)
+            current = self._reload.current
+            if isinstance(found, ConfigurationError) or (found.hash, found.spec) != (current.hash, current.spec):
+                self._apply()
+
+    def _apply(self) -> None:
+        if self._reload.apply(self._clock.wall()) is not Outcome.REFUSED:
+            self._renew()
+
+    def _renew(self) -> None:
+        settings = self._reload.current.spec.gate.tls
+        if self._tls is None or settings is None or (found := _identities(settings)) == self._certificate:
+            return
+        try:
+            renew(self._tls, settings)
+        except OSError as error:
+            self._log.error("the new certificate cannot be used, the one before stays: %s", error)  # noqa: TRY400  # a file
+        else:
+            self._certificate = found
+            self._log.info("certificate renewed", extra={"worker": os.getpid()})
 
     def _swapped(self, _old: Snapshot[Built], new: Snapshot[Built]) -> None:
         self._put_in_force(new)
@@ -210,21 +294,32 @@ class Worker:
         kit.drain_bytes, kit.drain_s = gate.disconnect_drain.bytes, gate.disconnect_drain.time or 0.0
         self._kept.retain(built.keys)
         self._metrics.retain((*built.route_ids, "_none"), built.service_ids)
-        if self._tls is not None and gate.tls is not None:
-            renew(self._tls, gate.tls)
 
     def _outcome(self, outcome: Outcome, error: str | None) -> None:
         self._metrics.reloads[outcome.value] += 1
+        who = {"worker": os.getpid()}
         if error is not None:
-            self._log.error("configuration refused; the one before stays in force", extra={"problems": error.splitlines()})
-        elif outcome is Outcome.APPLIED:
-            current = self._reload.current
-            self._log.info("configuration applied", extra={"hash": current.hash, "number": current.number})
+            problems = error.splitlines()
+            text = "configuration refused, the one before stays in force: %s"
+            self._log.error(text, "; ".join(problems), extra=who | {"problems": problems})
+            return
+        current = self._reload.current
+        if outcome is Outcome.UNCHANGED:
+            self._log.info("configuration read again, unchanged", extra=who | {"hash": current.hash})
+            return
+        self._log.info("configuration applied", extra=who | {"hash": current.hash, "number": current.number})
+        _warn(self._log, current.warnings)
+        needed = restart_needed(self._post.started, current.spec)
+        if needed != self._restart_needed:
+            self._restart_needed = needed
+            if needed:
+                text = "a restart is needed before these take effect: %s"
+                self._log.warning(text, ", ".join(needed), extra=who | {"restart_needed": needed})
 
     # -- what the admin port shows -------------------------------------------------------------------------------------
 
     def _why_not_ready(self) -> str | None:
-        if not self._listens:
+        if not self.has_listened:
             return "starting"
         return "shutting down" if self.gateway.kit.registry.draining else None
 
@@ -240,6 +335,7 @@ class Worker:
             "routes": len(current.spec.routes),
             "warnings": [str(problem) for problem in current.warnings],
             "last_error": seen.last_error,
+            "restart_needed": restart_needed(self._post.started, current.spec),
             "reloads": {"applied": seen.applied, "unchanged": seen.unchanged, "refused": seen.refused},
         }
 
@@ -248,11 +344,145 @@ class Worker:
         return None if token is None else token.get_secret_value()
 
     def _task_failed(self, name: str, error: BaseException) -> None:
-        self._log.error("background task failed", extra={"task": name}, exc_info=error)
+        self._log.error("background task failed: %s", name, extra={"task": name}, exc_info=error)
+
+
+class Main:
+    """The main process of several workers. It serves nobody: it keeps the ports, so that a worker's death refuses no connection, and
+    the last configuration that could be used, so that its replacement can begin whatever the file holds by then."""
+
+    def __init__(
+        self, source: Source, loaded: Loaded, data: Sequence[socket.socket], admin: Sequence[socket.socket], name: bytes
+    ) -> None:
+        self._source = source
+        self._started = self._good = loaded
+        self._files = loaded.files
+        self._ahead = Ahead(source, loaded)
+        self._data = data
+        self._admin = admin
+        self._name = name
+        self._log = logging.getLogger("streamgate")
+        self._tasks = Tasks(lambda name, error: self._log.error("background task failed: %s", name, exc_info=error))
+        self._context = multiprocessing.get_context("spawn")  # threads and loops do not survive a fork
+        self._run_dir = Path(tempfile.mkdtemp(prefix="streamgate-"))
+        self._workers = Workers(
+            loaded.spec.gate.workers,
+            self._begin,
+            patience_s=lambda: self._good.spec.gate.drain or 0.0,
+            on_hang_up=self._hang_up,
+            on_ready=lambda: _say_listening(self._log, loaded.spec, data, admin),
+            on_ended=lambda pid: self._siblings_socket(pid).unlink(missing_ok=True),
+        )
+
+    async def run(self) -> int:
+        """Until all workers have ended. Returns the exit status."""
+        stop = asyncio.Event()
+        self._tasks.spawn(watch(lambda: self._files, stop=stop, on_change=self._look), name="watch")
+        try:
+            return await self._workers.run()
+        finally:
+            stop.set()
+            await self._tasks.close()
+            shutil.rmtree(self._run_dir, ignore_errors=True)
+
+    def _begin(self, index: int, pipe: Connection) -> BaseProcess:
+        admin = self._admin[index] if self._admin else None
+        post = Post(
+            self._source, self._good, self._started.spec, self._name, self._data[index], admin, self._run_dir, pipe
+        )
+        process = self._context.Process(target=work, args=(post,), name=f"streamgate-{index}", daemon=True)
+        process.start()
+        return process
+
+    def _siblings_socket(self, pid: int) -> Path:
+        return self._run_dir / f"{pid}.sock"
+
+    def _hang_up(self) -> None:
+        self._workers.tell("reload")
+        self._tasks.spawn(self._look(), name="look")
+
+    async def _look(self) -> None:
+        found = await asyncio.to_thread(self._ahead.fetch)
+        if isinstance(found, ConfigurationError):
+            self._files = found.files or self._files
+        else:
+            self._good, self._files = found, found.files
+
+
+def serve(source: Source) -> int:
+    """Run the gateway until it is told to end; returns the exit status. Raises ConfigurationError, and OSError where a port or a
+    file cannot be had, before anything listens."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to reload yet, and no reason to end either
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    loaded = source.read()
+    gate = loaded.spec.gate
+    log = set_up()
+    _warn(log, loaded.warnings)
+    fd = _records_fd(loaded.spec.telemetry)
+    if fd is not None and fd > sys.stderr.fileno():
+        os.close(fd)  # it can be written: each worker opens it for itself
+    raise_file_limit()
+    data = listening(gate.bind, key="gate.bind", share=gate.workers)
+    admin = listening(gate.admin, key="gate.admin", share=gate.workers) if gate.admin is not None else []
+    name = secrets.token_hex(4).encode()
+    if gate.workers > 1:
+        return asyncio.run(Main(source, loaded, data, admin, name).run())
+    work(Post(source, loaded, loaded.spec, name, data[0], admin[0] if admin else None))
+    return 0
+
+
+def work(post: Post) -> None:
+    """Be one worker, in this process, until it has ended. Raises OSError when the data port could not be served."""
+    set_up()
+    tls = server_context(post.tls) if post.tls is not None else None
+
+    def prepare(app: Sanic[Any, Any]) -> None:
+        app.ctx.tls = tls
+
+    app = make_server("streamgate", lambda: Worker(post, tls), prepare)
+    app.prepare(
+        sock=post.data, protocol=LaneProtocol, single_process=True, register_sys_signals=False, access_log=False, motd=False,
+        backlog=BACKLOG,
+    )  # fmt: skip
+    Sanic.serve_single(app)
+    if not app.ctx.life.has_listened:
+        raise OSError(0, "the data port could not be served")
+
+
+def _say_listening(
+    log: logging.Logger, spec: Spec, data: Sequence[socket.socket], admin: Sequence[socket.socket]
+) -> None:
+    scheme = "http" if spec.gate.tls is None else "https"
+    here = f"{scheme}://{address_of(data[0])}"
+    beside = f"http://{address_of(admin[0])}" if admin else "off"
+    workers = "" if len(data) == 1 else f", {len(data)} workers"
+    log.info(
+        "streamgate listens on %s, admin on %s%s; SIGTERM or Ctrl-C drains and ends it", here, beside, workers,
+        extra={"data": here, "admin": beside, "workers": len(data), "pid": os.getpid()},
+    )  # fmt: skip
+
+
+def _warn(log: logging.Logger, warnings: Sequence[object]) -> None:
+    for warning in warnings:
+        log.warning("%s", warning)
 
 
 def _unsettled(_exchange: Exchange, _plan: Plan, _drained_bytes: int | None) -> None:
     """Stands in until the gateway that settles is made."""
+
+
+def _nothing() -> None:
+    """What a worker makes of Ctrl-C: the main process decides what becomes of it."""
+
+
+def _identities(tls: Tls | None) -> tuple[tuple[str, int, int], ...]:
+    """What tells a certificate's files from those that take their places."""
+    found = []
+    for path in (tls.cert, tls.key) if tls is not None else ():
+        with contextlib.suppress(OSError):
+            about = path.stat()
+            found.append((str(path), about.st_ino, about.st_mtime_ns))
+    return tuple(found)
 
 
 def _records_fd(telemetry: Telemetry) -> int | None:
@@ -264,78 +494,10 @@ def _records_fd(telemetry: Telemetry) -> int | None:
         case "stderr":
             return sys.stderr.fileno()
         case path:
-            return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-
-
-def listening(address: Address, *, shared: bool) -> socket.socket:
-    """A bound socket; ``shared`` lets every worker bind the same port. Raises OSError where the address is taken."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        sock.bind((address.host, address.port))
-    except OSError:
-        sock.close()
-        raise
-    sock.set_inheritable(True)
-    return sock
-
-
-def _bound(app: Sanic[Any, Any], configured: Address) -> str:
-    sock = app.state.sock
-    if sock is None:
-        return str(configured)
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _make(source: Source) -> Sanic[Any, Any]:
-    """Called in the main process and again in every worker of several."""
-    set_up()
-    gate = source.read().spec.gate
-    tls = server_context(gate.tls) if gate.tls is not None else None
-
-    def prepare(app: Sanic[Any, Any]) -> None:
-        app.ctx.tls = tls
-
-    return make_server("streamgate", lambda: Worker(source, tls), prepare)
-
-
-def serve(source: Source) -> None:
-    """Run the gateway until it is told to end. Raises ConfigurationError and OSError before anything listens."""
-    gate = source.read().spec.gate
-    os.environ.setdefault(_INSTANCE, secrets.token_hex(4))
-    raise_file_limit()
-    if gate.workers == 1:
-        sock = listening(gate.bind, shared=False)
-        app = _make(source)
-        app.prepare(sock=sock, protocol=LaneProtocol, single_process=True, access_log=False, motd=False, backlog=4096)
-        Sanic.serve_single(app)
-        return
-    run_dir = tempfile.mkdtemp(prefix="streamgate-")
-    os.environ[_RUN_DIR] = run_dir
-    try:
-        loader = AppLoader(factory=partial(_make, source))
-        app = loader.load()
-        app.prepare(
-            host=gate.bind.host, port=gate.bind.port, protocol=LaneProtocol, workers=gate.workers, access_log=False,
-            motd=False, backlog=4096,
-        )  # fmt: skip
-        app.main_process_ready(_forward_hang_up)
-        Sanic.serve(app, app_loader=loader)
-    finally:
-        shutil.rmtree(run_dir, ignore_errors=True)
-
-
-async def _forward_hang_up(app: Sanic[Any, Any]) -> None:
-    def forward(*_args: object) -> None:
-        for process in app.manager.processes:
-            with contextlib.suppress(ProcessLookupError, TypeError):
-                os.kill(process.pid, signal.SIGHUP)
-
-    signal.signal(signal.SIGHUP, forward)
+            try:
+                return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+            except OSError as error:
+                raise OSError(error.errno, f"telemetry.records {path}: {(error.strerror or '').lower()}") from None
 
 
 def raise_file_limit() -> None:

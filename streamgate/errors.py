@@ -342,6 +342,7 @@ def in_band(fault: Fault, dialect: Dialect, request_id: bytes) -> bytes:
             return b"data: " + _text({"error": _openai(fault, code)}) + b"\n\n"
         case Dialect.RESPONSES:
             body: dict[str, object] = {"type": "error", "code": code, "message": fault.message, "param": None}
+            body["error"] = _openai(fault, code)  # the SDKs hand an error event to their user, but raise where there is this key
             return b"event: error\ndata: " + _text(body) + b"\n\n"
         case Dialect.ANTHROPIC:
             return b"event: error\ndata: " + _text(_anthropic(fault, text)) + b"\n\n"

@@ -24,8 +24,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 Order: TypeAlias = Literal["reload", "drain", "end"]
 """Read the configuration again; finish what is open and end; end now."""
-Pipe2: TypeAlias = Connection  # type: ignore[type-arg]  # generic in the stubs alone
-Begin: TypeAlias = Callable[[int, Pipe2], BaseProcess]
+Begin: TypeAlias = Callable[[int, Connection], BaseProcess]
 """Starts the process of one place, its end of the pipe handed to it."""
 
 SOON_S: Final = 5.0
@@ -42,7 +41,7 @@ _READY: Final = b"ready"
 class Orders:
     """A worker's end of the pipe."""
 
-    def __init__(self, pipe: Pipe2) -> None:
+    def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
     def heed(self, act: Callable[[Order], None]) -> None:
@@ -73,7 +72,7 @@ class _Place:
     def __init__(self, index: int) -> None:
         self.index = index
         self.process: BaseProcess | None = None
-        self.pipe: Pipe2 | None = None
+        self.pipe: Connection | None = None
         self.is_ready = False
         self.began_at = 0.0
         self.early_ends = 0

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from ipaddress import ip_address
+from typing import Any, Final
 
 from sanic import Sanic
-from sanic.exceptions import SanicException
+from sanic.exceptions import MethodNotAllowed, NotFound, SanicException
 from sanic.request import Request
 from sanic.response import HTTPResponse, json, raw, text
 
 from streamgate.observe.metrics import exposition, merged
 from streamgate.observe.siblings import Siblings
 
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
-_OPEN = frozenset({"/-/healthz", "/-/readyz"})
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+NOT_KEPT: Final = {"Cache-Control": "no-store"}
+INDEX: Final = "streamgate admin: /-/healthz /-/readyz /-/metrics /-/config\n"
+_OPEN: Final = frozenset({"/-/healthz", "/-/readyz"})
+"""What answers without the token: whoever watches over a process has none, and learns nothing else."""
+_CODES: Final = {400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
+_FAILED: Final = 500
+
+_log = logging.getLogger("streamgate")
+
+View = Callable[[Request], Awaitable[HTTPResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,56 +47,102 @@ def make_admin(name: str, views: Views) -> Sanic[Any, Any]:
     app: Sanic[Any, Any] = Sanic(name, configure_logging=False)
     app.config.FALLBACK_ERROR_FORMAT = "json"
 
-    @app.on_request
-    async def guard(request: Request) -> HTTPResponse | None:
-        token = views.token()
-        if token is None:
-            # a page in a browser on this machine may reach loopback by a name of its own (DNS rebinding)
-            host = request.headers.get("host", "")
-            name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
-            local = not host or name.lower() in _LOCAL or name.startswith("127.")
-            return None if local else problem(403, "The admin port answers to names of this machine only")
-        if request.path in _OPEN:
-            return None
-        given = request.headers.get("authorization", "")
-        if hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-            return None
-        answer = problem(401, "The admin port wants its token: Authorization: Bearer …")
-        answer.headers["WWW-Authenticate"] = 'Bearer realm="streamgate admin"'
-        return answer
-
-    @app.get("/-/healthz")
     async def healthz(_request: Request) -> HTTPResponse:
-        return text("ok\n", headers={"Cache-Control": "no-store"})
+        return text("ok\n")
 
-    @app.get("/-/readyz")
     async def readyz(_request: Request) -> HTTPResponse:
         reason = views.ready()
-        return text("ready\n" if reason is None else f"not ready: {reason}\n", status=200 if reason is None else 503,
-                    headers={"Cache-Control": "no-store"})  # fmt: skip
+        return text("ready\n") if reason is None else text(f"not ready: {reason}\n", status=503)
 
-    @app.get("/-/metrics")
     async def metrics(_request: Request) -> HTTPResponse:
         return raw(exposition(merged(await views.siblings.ask())), content_type=METRICS_TYPE)
 
-    @app.get("/-/config")
     async def config(_request: Request) -> HTTPResponse:
         shown = views.config()
-        return json(shown, headers={"Cache-Control": "no-store", "X-Config-Version": shown["hash"]})
+        return json(shown, headers={"X-Config-Version": shown["hash"]})
 
-    @app.get("/")
     async def index(_request: Request) -> HTTPResponse:
-        return text("streamgate admin: /-/healthz /-/readyz /-/metrics /-/config\n")
+        return text(INDEX)
 
-    @app.exception(Exception)
-    async def failed(_request: Request, error: Exception) -> HTTPResponse:
-        status = error.status_code if isinstance(error, SanicException) else 500
-        return problem(status, str(error) if status < 500 else "The admin port failed")  # noqa: PLR2004
+    pages: dict[str, View] = {
+        "/": index, "/-/healthz": healthz, "/-/readyz": readyz, "/-/metrics": metrics, "/-/config": config,
+    }  # fmt: skip
+    for path, view in pages.items():
+        app.add_route(_fresh(view), path, methods=["GET", "HEAD"])
 
+    @app.on_request
+    async def guard(request: Request) -> HTTPResponse | None:
+        return refusal(request, views.token())
+
+    app.error_handler.add(Exception, failed)
     return app
 
 
-def problem(status: int, detail: str) -> HTTPResponse:
+def _fresh(view: View) -> View:
+    @wraps(view)
+    async def seen(request: Request) -> HTTPResponse:
+        answer = await view(request)
+        answer.headers.update(NOT_KEPT)
+        return answer
+
+    return seen
+
+
+def refusal(request: Request, token: str | None) -> HTTPResponse | None:
+    """Why this request may see nothing, None when it may. Without a token only this machine is answered, and by its own names:
+    a page in a browser here reaches loopback by a name of the page's choosing (DNS rebinding)."""
+    if token is None:
+        if is_local(request.headers.get("host", "")):
+            return None
+        return problem(request, 403, "The admin port answers to names of this machine only")
+    if request.path in _OPEN:
+        return None
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token.encode())
+    if same and scheme.lower() == "bearer":
+        return None
+    answer = problem(request, 401, "The admin port wants its token: Authorization: Bearer …")
+    answer.headers["WWW-Authenticate"] = 'Bearer realm="streamgate admin"'
+    return answer
+
+
+def is_local(host: str) -> bool:
+    """Whether a Host field names this machine: localhost or a loopback address, nothing that only begins like one. An old client
+    that sends none is no browser."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
+    if not host or name.lower().removesuffix(".") == "localhost":
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def failed(request: Request, error: Exception) -> HTTPResponse:
+    """What a request gets that no view answered."""
+    status = error.status_code if isinstance(error, SanicException) else _FAILED
+    if status >= _FAILED:
+        _log.error("the admin port failed", exc_info=error)
+        return problem(request, _FAILED, "The admin port failed; its log says why")
+    if isinstance(error, NotFound):
+        return problem(request, status, "There is no such page; " + INDEX.strip())
+    answer = problem(request, status, str(error))
+    if isinstance(error, MethodNotAllowed):
+        answer.headers["Allow"] = "GET, HEAD"
+    return answer
+
+
+def problem(request: Request, status: int, detail: str) -> HTTPResponse:
     """An RFC 9457 problem."""
-    body = {"type": "about:blank", "title": detail, "status": status, "detail": detail}
-    return json(body, status=status, content_type="application/problem+json", headers={"Cache-Control": "no-store"})
+    code = _CODES.get(status, "bad_request" if status < _FAILED else "internal")
+    body = {
+        "type": f"urn:streamgate:{code}",
+        "title": code.replace("_", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": str(request.id),
+        "retryable": False,
+    }
+    headers = NOT_KEPT | {"x-request-id": str(request.id)}
+    return json(body, status=status, content_type="application/problem+json", headers=headers)

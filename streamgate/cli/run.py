@@ -17,10 +17,11 @@ def command(file: Path, env: str | None) -> None:
     from streamgate.config.problem import ConfigurationError  # noqa: PLC0415
 
     try:
-        serve(Source(file.absolute(), env))
+        status = serve(Source(file.absolute(), env))
     except ConfigurationError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
     except OSError as error:
         click.echo(f"streamgate cannot start: {error.strerror or error}", err=True)
         sys.exit(1)
+    sys.exit(status)

@@ -114,8 +114,9 @@ def is_path(text: str) -> bool:
 
 
 def has_dots(path: str) -> bool:
-    """Whether a path has a segment that is resolved before paths are compared."""
-    return not {".", ".."}.isdisjoint(path.split("/"))
+    """Whether a path has a segment that is resolved before paths are compared, in any spelling."""
+    plain = re.sub("%2e", ".", path, flags=re.IGNORECASE)
+    return not {".", ".."}.isdisjoint(re.split("/|%2f", plain, flags=re.IGNORECASE))
 
 
 def _prefix(value: str) -> str:

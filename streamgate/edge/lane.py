@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import socket
+import struct
+import sys
+import termios
 from typing import Any, Final
 
 from sanic.http import Http, Stage
@@ -33,6 +38,16 @@ _PARTING_S: Final = 30.0
 """How long what it still sends is read away before the connection ends; nginx's lingering_time is as long."""
 _REST_BYTES: Final = 65_536
 _BUFFER_BYTES: Final = 65_536
+
+
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+
+def _unacknowledged(sock: Any) -> int:
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, AttributeError):
+        return 0  # not everywhere a socket's queue can be asked for
 
 
 class _OneServed(Exception):  # noqa: N818  # no error: how Sanic's loop is left after one request
@@ -61,6 +76,9 @@ class LaneHttp(Http):
         protocol = self.protocol
         try:
             while self.keep_alive and protocol.is_open():
+                if protocol.full_since is not None:
+                    await protocol.has_room()
+                    continue
                 data = await self._next_head()
                 await self._serve(data)
         except Fault as fault:
@@ -226,7 +244,7 @@ class LaneProtocol(WebSocketProtocol):
     """
 
     HTTP_CLASS = LaneHttp
-    __slots__ = ("_waiter", "body", "continued", "gateway", "head", "head_since", "idle_since", "live", "peer")
+    __slots__ = ("_waiter", "body", "continued", "full_bytes", "full_since", "gateway", "head", "head_since", "idle_since", "live", "peer")
 
     # -- asyncio calls these -------------------------------------------------------------------------------------------
 
@@ -241,6 +259,8 @@ class LaneProtocol(WebSocketProtocol):
         self.head_since = 0.0
         self.idle_since = self.gateway.kit.clock.now()
         self.continued = False
+        self.full_since: float | None = None
+        self.full_bytes = 0
         address = transport.get_extra_info("peername")
         tls = transport.get_extra_info("ssl_object") is not None
         self.peer = Peer(address[0] if address else "", tls=tls, trusted=self.gateway.trusted)
@@ -288,14 +308,21 @@ class LaneProtocol(WebSocketProtocol):
     def pause_writing(self) -> None:
         """The client takes less than comes."""
         super().pause_writing()
+        self.full_since = self.gateway.kit.clock.now()
+        self.full_bytes = self.waiting_bytes()
         if self.live is not None:
             self.live.relay.client_paused()
 
     def resume_writing(self) -> None:
         """The client has taken what waited."""
+        self.full_since = None
         super().resume_writing()
         if self.live is not None:
             self.live.relay.client_resumed()
+
+    async def has_room(self) -> None:
+        """Wait until the client has taken what waits for it: one that takes no answers is given no more of them."""
+        await self._can_write.wait()
 
     # -- the pipeline calls these --------------------------------------------------------------------------------------
 
@@ -310,14 +337,21 @@ class LaneProtocol(WebSocketProtocol):
             transport.write(data)
 
     def waiting_bytes(self) -> int:
-        """Bytes the client has not taken."""
-        return self.transport.get_write_buffer_size() if self.transport is not None else 0
+        """Bytes the client has not taken: ours, and those that the kernel holds, which are most of them where it reads slowly."""
+        transport = self.transport
+        if transport is None:
+            return 0
+        return int(transport.get_write_buffer_size()) + _unacknowledged(transport.get_extra_info("socket"))
 
-    def cut(self) -> None:
+    def cut(self, *, reset: bool) -> None:
         """End the connection so that nobody can take what was sent for a whole answer."""
         self._http.keep_alive = False
         self.live = None
         if self.transport is not None:
+            if reset:
+                with contextlib.suppress(OSError):
+                    sock = self.transport.get_extra_info("socket")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             self.transport.abort()
 
     def keeps_alive(self, *, until_close: bool) -> bool:
@@ -382,6 +416,11 @@ class LaneProtocol(WebSocketProtocol):
                 transport.abort()
         elif http is None:
             return
+        elif self.full_since is not None and self.live is None and now - self.full_since > timeouts.write_s:
+            waiting = self.waiting_bytes()
+            if waiting >= self.full_bytes:
+                self.cut(reset=True)
+            self.full_since, self.full_bytes = now, waiting
         elif http.stage is _IDLE and now - self.idle_since > timeouts.keep_alive_s:
             self.close()
         elif http.stage is _REQUEST and now - self.head_since > timeouts.head_s:
@@ -414,8 +453,9 @@ class LaneProtocol(WebSocketProtocol):
             self.transport.close()
 
     def close_if_idle(self) -> bool:
-        """Close the connection unless an exchange is on it."""
-        if self.websocket is None and self.http is not None and self._http.stage in {_HANDLER, _RESPONSE}:
-            self._http.keep_alive = False
+        """Close the connection unless an exchange is on it, or it is parting from its client already."""
+        http = self.http
+        if self.websocket is None and http is not None and (http.stage in {_HANDLER, _RESPONSE} or not http.keep_alive):
+            http.keep_alive = False
             return False
         return bool(super().close_if_idle())

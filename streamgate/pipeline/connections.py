@@ -308,9 +308,9 @@ def _framing_of(headers: Headers) -> tuple[int | None, bool]:
         if size == 14 and name.lower() == b"content-length":  # noqa: PLR2004  # len(b"content-length")
             length = int(value)
         elif size == 17 and name.lower() == b"transfer-encoding":  # noqa: PLR2004  # len(b"transfer-encoding")
-            chunked = value.strip(b" \t").lower() == b"chunked"
-            if not chunked:
+            if chunked or value.strip(b" \t").lower() != b"chunked":
                 raise _Malformed("a transfer coding that was not asked for")
+            chunked = True
     return (None if chunked else length), chunked
 
 

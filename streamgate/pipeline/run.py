@@ -62,11 +62,11 @@ def _admit(exchange: Exchange, kit: Kit) -> None:
 def _failed(exchange: Exchange, fault: Fault, lane: Lane) -> None:
     if exchange.committed:  # only a defect of ours comes this far
         exchange.end(fault.terminal, fault)
-        lane.cut()
+        lane.cut(reset=True)
         return
     if isinstance(fault, ClientClosed):  # it has not even taken what came before this
         exchange.end(fault.terminal, fault)
-        lane.cut()
+        lane.cut(reset=True)
         return
     exchange.status = fault.status
     exchange.end(fault.terminal, fault)

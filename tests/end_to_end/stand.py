@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,17 +16,20 @@ from tests.kit.ports import free_port
 from tests.kit.upstream import RawUpstream
 
 HOST = "gate.example"
+LOOPBACK = "127.0.0.1"
 TRUSTED = "127.9.0.1"
 """A client that comes from here is believed to be a proxy."""
 
 
 @dataclass
 class Stand:
-    """``up`` reads bodies whole, ``lazy`` leaves them in the socket until the test reads them."""
+    """``up`` reads bodies whole, ``lazy`` leaves them in the socket until the test reads them; ``raw`` only listens, for a
+    test that serves it in a thread."""
 
     gateway: RunningGateway
     up: RawUpstream
     lazy: RawUpstream
+    raw: socket.socket
 
     async def client(self, **options: Any) -> RawClient:
         """A new connection to the gateway."""
@@ -60,33 +65,49 @@ async def standing(folder: Path, gate: Mapping[str, Any] | None = None, **upstre
     async with AsyncExitStack() as stack:
         up = await stack.enter_async_context(RawUpstream())
         lazy = await stack.enter_async_context(RawUpstream(bodies="lazy", **upstreams))
+        raw = stack.enter_context(socket.create_server((LOOPBACK, 0), backlog=16))
+        banner = await stack.enter_async_context(await asyncio.start_server(_greet, LOOPBACK, 0))
         gateway = RunningGateway(folder, {})
-        gateway.write(_config(gateway, up, lazy, gate or {}))
+        urls = {
+            **{"up": up.url, "lazy": lazy.url, "self": gateway.url, "nobody": f"http://{LOOPBACK}:{free_port()}"},
+            **{"raw": _url(raw), "banner": _url(banner.sockets[0]), "keyed": up.url, "headed": up.url},
+        }
+        gateway.write(_config(urls, gate or {}))
         await stack.enter_async_context(gateway)
-        yield Stand(gateway, up, lazy)
+        yield Stand(gateway, up, lazy, raw)
         log = gateway.log_file.read_text()
         assert "ERROR" not in log, log
 
 
-def _config(gateway: RunningGateway, up: RawUpstream, lazy: RawUpstream, gate: Mapping[str, Any]) -> dict[str, Any]:
+def _url(listener: socket.socket) -> str:
+    return f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+
+
+async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An upstream that speaks first, as SSH and SMTP servers do."""
+    writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+    await reader.read()
+    writer.close()
+
+
+def _config(urls: Mapping[str, str], gate: Mapping[str, Any]) -> dict[str, Any]:
     def to(service: str, path: str, **more: Any) -> dict[str, Any]:
         return {"id": path.strip("/*").replace("/", "-"), "match": {"paths": [path]}, "to": {"service": service}, **more}
 
     once = {"retries": {"attempts": 0}}
+    credentials: dict[str, Any] = {
+        "keyed": {"credentials": {"bearer": "the-gateways-own"}},
+        "headed": {"credentials": {"header": "X-Api-Key", "value": "the-gateways-own"}},
+    }
     return {
         "gate": {"trusted_proxies": [f"{TRUSTED}/32"], **gate},
-        "services": [
-            {"id": "up", "url": up.url},
-            {"id": "lazy", "url": lazy.url},
-            {"id": "self", "url": gateway.url},
-            {"id": "nobody", "url": f"http://127.0.0.1:{free_port()}"},
-            {"id": "keyed", "url": up.url, "credentials": {"bearer": "the-gateways-own"}},
-            {"id": "headed", "url": up.url, "credentials": {"header": "X-Api-Key", "value": "the-gateways-own"}},
-        ],
+        "services": [{"id": name, "url": url, **credentials.get(name, {})} for name, url in urls.items()],
         "routes": [
             to("up", "/up/*", **once),
             to("up", "/again/*"),
             to("lazy", "/lazy/*", **once),
+            to("raw", "/raw/*", **once),
+            to("banner", "/banner/*"),
             to("self", "/loop/*"),
             to("nobody", "/nobody/*", **once),
             to("keyed", "/keyed/*"),

@@ -1,6 +1,7 @@
 """HTTP/1.1 as a client meets it: connections, versions, framings, interim answers, and what must never be mixed up."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -255,7 +256,7 @@ async def test_a_head_just_within_the_limits_passes(stand: Stand) -> None:
 async def test_a_refusal_is_read_although_the_client_still_sends(stand: Stand) -> None:
     """A socket closed with unread bytes is reset, and the reset would overtake the answer."""
     async with await stand.client() as client:
-        await client.send(b"BROKEN\r\n" + b"x" * 200_000)
+        await client.send(b"BROKEN\r\n\r\n" + b"x" * 200_000)
         for _ in range(20):
             await asyncio.sleep(0.005)
             await client.send(b"x" * 1_000)
@@ -533,7 +534,7 @@ async def test_trailers_pass_both_ways_but_for_what_may_not(stand: Stand) -> Non
         always(
             head(200, [("transfer-encoding", "chunked"), ("trailer", "x-sum")])
             + chunk(b"hello")
-            + b"0\r\nX-Sum: 5\r\nContent-Length: 5\r\nSet-Cookie: a=b\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"0\r\nX-Sum: 5\r\nSet-Cookie: a=b\r\nx-request-id: other\r\nWWW-Authenticate: Basic\r\n\r\n"
         )
     )
     async with await stand.client() as client:
@@ -607,6 +608,8 @@ async def test_no_answer_reaches_somebody_else(stand: Stand, first: bytes, metho
         if arrived.request.target != "/up/first":
             await arrived.send(named(arrived))
             return
+        at_once = arrived.connection.writer.get_extra_info("socket")
+        at_once.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await arrived.send(first if late_s is not None else first + POISON)
         if late_s is not None:
             await asyncio.sleep(late_s)
@@ -621,6 +624,12 @@ async def test_no_answer_reaches_somebody_else(stand: Stand, first: bytes, metho
         for number in range(3):
             response = await client.ask(request("GET", f"/up/{number}"))
             assert (response.status, response.body) == (200, b"/up/%d" % number)
+
+
+async def test_a_banner_is_no_answer(stand: Stand) -> None:
+    async with await stand.client() as client:
+        for _ in range(5):
+            assert (await client.ask(request("GET", "/banner/x"))).status == 502
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ class FakeClient:
         self.got = b""
         self.waiting = 0
         self.cuts = 0
+        self.was_reset: bool | None = None
 
     def write(self, data: bytes) -> None:
         self.got += data
@@ -69,8 +70,9 @@ class FakeClient:
     def waiting_bytes(self) -> int:
         return self.waiting
 
-    def cut(self) -> None:
+    def cut(self, *, reset: bool) -> None:
         self.cuts += 1
+        self.was_reset = reset
 
 
 class FakeGuide:
@@ -450,8 +452,16 @@ async def test_where_nothing_can_be_added_the_connection_is_cut(bench: Bench, fr
     said = bench.client.got
     relay.on_lost(UpstreamTruncated())
     assert bench.client.got == said, "no last chunk: it must not look whole"
-    assert bench.client.cuts == 1
+    assert (bench.client.cuts, bench.client.was_reset) == (1, False)
     bench.ended(Terminal.UPSTREAM_TRUNCATED, UpstreamTruncated)
+
+
+async def test_an_old_client_is_reset_for_it_takes_any_other_end_for_a_proper_one(bench: Bench) -> None:
+    relay = bench.open(COUNTED)
+    bench.exchange.http10 = True
+    bench.stream(b"half")
+    relay.on_lost(UpstreamTruncated())
+    assert (bench.client.cuts, bench.client.was_reset) == (1, True)
 
 
 async def test_a_counted_stream_is_cut_too(bench: Bench) -> None:
@@ -657,7 +667,7 @@ async def test_a_client_that_takes_nothing_is_cut(bench: Bench) -> None:
     await bench.passes(6.9)
     assert not bench.done.done()
     await bench.passes(0.1)
-    assert bench.client.cuts == 1
+    assert (bench.client.cuts, bench.client.was_reset) == (1, True)
     assert bench.client.got == said, "nothing more is written to somebody who does not read"
     assert bench.upstream.abandoned
     bench.ended(Terminal.CLIENT_CLOSED, ClientStalled)

@@ -54,22 +54,27 @@ async def test_it_stays_up_until_it_is_told_to_stop(tmp_path: Path, stop: signal
             stderr=out,
             env=environment(tmp_path / "temporary"),
         )
-    await eventually(lambda: b"Ctrl-C stops everything." in output.read_bytes(), timeout=60)
-    said = output.read_text()
-    url = re.search(r"^gateway  (\S+)$", said, re.MULTILINE)
-    config = re.search(r"^config   (\S+)$", said, re.MULTILINE)
-    records = re.search(r"^records  (\S+)$", said, re.MULTILINE)
-    body = re.search(r"-d '(\{.*\})'", said)
-    assert url is not None
-    assert config is not None
-    assert records is not None
-    assert body is not None
-    assert json.loads(body[1])["model"] == "scripted"
-    assert f"curl -N {url[1]}/v1/chat/completions" in said
-    assert Path(config[1]).exists()
-    await eventually(lambda: '"llm"' in Path(records[1]).read_text())
-    process.send_signal(stop)
-    assert await asyncio.wait_for(process.wait(), 30) == 0
+    try:
+        await eventually(lambda: b"Ctrl-C stops everything." in output.read_bytes(), timeout=60)
+        said = output.read_text()
+        url = re.search(r"^gateway  (\S+)$", said, re.MULTILINE)
+        config = re.search(r"^config   (\S+)$", said, re.MULTILINE)
+        records = re.search(r"^records  (\S+)$", said, re.MULTILINE)
+        body = re.search(r"-d '(\{.*\})'", said)
+        assert url is not None
+        assert config is not None
+        assert records is not None
+        assert body is not None
+        assert json.loads(body[1])["model"] == "scripted"
+        assert f"curl -N {url[1]}/v1/chat/completions" in said
+        assert Path(config[1]).exists()
+        await eventually(lambda: '"llm"' in Path(records[1]).read_text())
+        process.send_signal(stop)
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+    finally:
+        if process.returncode is None:  # the test has failed; what it started must not outlive it
+            process.terminate()
+            await process.wait()
     assert list((tmp_path / "temporary").iterdir()) == []
     port = int(url[1].rpartition(":")[2])
     with pytest.raises(ConnectionRefusedError):

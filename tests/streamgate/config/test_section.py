@@ -169,7 +169,10 @@ def test_a_path_holds_nothing_that_ends_it(text: str) -> None:
 def test_dots_count_as_whole_segments_only() -> None:
     assert has_dots("/a/./b")
     assert has_dots("/..")
+    assert has_dots("/%2e%2E/x")
+    assert has_dots("/a%2f.%2e")
     assert not has_dots("/a.b/..c/...")
+    assert not has_dots("/a%2e/%2f%2eb")
 
 
 def test_a_list_that_must_not_be_empty() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import shutil
+import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -198,14 +199,21 @@ async def test_it_stops_at_once_when_told_to(file: Path) -> None:
     await asyncio.wait_for(watch([file], stop=stop, on_change=lambda: None), 10)
 
 
-async def test_cancelling_it_does_not_set_the_stop_of_others(file: Path) -> None:
-    stop = asyncio.Event()
-    task = asyncio.create_task(watch([file], stop=stop, on_change=lambda: None, look_ms=LOOK_MS))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert not stop.is_set()
+def test_cancelling_it_ends_its_thread_and_does_not_set_the_stop_of_others(file: Path) -> None:
+    async def cancelled() -> bool:
+        stop = asyncio.Event()
+        task = asyncio.create_task(watch([file], stop=stop, on_change=lambda: None, look_ms=NEVER_MS))
+        await eventually(lambda: threading.active_count() > len(threads))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return stop.is_set()
+
+    threads = set(threading.enumerate())
+    assert not asyncio.run(cancelled())
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @contextlib.contextmanager

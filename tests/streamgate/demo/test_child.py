@@ -23,10 +23,10 @@ print(json.dumps({"port": server.server_port}), flush=True)
 server.serve_forever()
 """
 DEAF_TO_SIGTERM = """
-import signal, time
+import signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print('{"port": 1}', flush=True)
-while True: time.sleep(60)
+while True: signal.pause()
 """
 
 
@@ -66,7 +66,7 @@ def test_what_prints_something_else_than_its_port_is_quoted(tmp_path: Path) -> N
 
 
 def test_what_takes_too_long_is_told_with_what_it_said(tmp_path: Path) -> None:
-    program = "import sys, time; print('loading', file=sys.stderr, flush=True); time.sleep(60)"
+    program = "import signal, sys; print('loading', file=sys.stderr, flush=True); signal.pause()"
     with python(program, tmp_path) as child, pytest.raises(ChildError, match="not said on which port"):
         child.port(deadline_s=0.05)
 

@@ -254,6 +254,9 @@ class Relay:
             self._fail_attempt(again)
             return False
         self._responding = True
+        if self.limit_bytes is not None:
+            self._mark = self._now()
+            return True  # there is nobody to compose it for
         framing = self._guide.compose(response)
         self._exchange.status = response.status
         self._head = framing.head

@@ -100,7 +100,7 @@ class Chunked:
         match = _FIELD.fullmatch(line)
         if match is None:
             raise NotFramed("A trailer field is malformed")
-        self._overhead += len(line)
+        self._overhead += len(line) + 2
         if self._overhead > _TRAILER_BYTES:
             raise TooLarge("The trailer section is too long", status=431)
         self.trailers.append((match[1], match[2]))

@@ -18,7 +18,7 @@ from streamgate.headers import connection_tokens
 
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]{0,5})?")
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")  # no sign, no leading zero (some read 010 as octal), below 2^63
-_VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]\r\n")
+_OTHER_VERSION: Final = re.compile(rb"HTTP/(?!1\.[01])[0-9]\.[0-9]\r\n")
 _NOT_FORWARDED: Final = frozenset({b"CONNECT", b"TRACE"})
 """CONNECT asks for a tunnel; TRACE would show a client what the gateway adds, credentials among it (RFC 9110 §9.3.8)."""
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -86,26 +86,27 @@ class Head:
         kind = _remarkable[name]
         if kind:
             if kind in _FRAMING:
-                self._framing.append((kind, value))
+                self._framing.append((kind, value.strip(b" \t")))  # llhttp leaves what stands behind a value
             elif self.named is _UNREMARKABLE:
-                self.named = {kind: [value]}
+                self.named = {kind: [value.strip(b" \t")]}
             else:
-                self.named.setdefault(kind, []).append(value)
+                self.named.setdefault(kind, []).append(value.strip(b" \t"))
+
+
+def _no_version(found: bytes) -> NotFramed:
+    if _OTHER_VERSION.fullmatch(found):
+        return NotFramed("Only HTTP/1.0 and HTTP/1.1 are spoken here", status=505)
+    return NotFramed("The request line is not of HTTP/1.1")
 
 
 def _unparsed(head: bytes, error: Exception) -> NotFramed:
     method, _, rest = head.partition(b" ")
     if isinstance(error, httptools.HttpParserInvalidMethodError) and _TOKEN.fullmatch(method):
         return NotFramed("This method is not known to the gateway", status=501)
-    if b" HTTP/" not in rest.partition(b"\r\n")[0]:
-        return NotFramed("The request line is not of HTTP/1.1")
+    line = rest.partition(b"\r\n")[0]
+    if not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
+        return _no_version(line.rpartition(b" ")[2] + b"\r\n")
     return NotFramed("The request head is malformed: " + str(error).lower())
-
-
-def _no_version(found: bytes) -> NotFramed:
-    if _VERSION.fullmatch(found):
-        return NotFramed("Only HTTP/1.0 and HTTP/1.1 are spoken here", status=505)
-    return NotFramed("The request line is not of HTTP/1.1")
 
 
 def read_head(data: bytes, limits: HeadLimits) -> Head:
@@ -140,30 +141,28 @@ def read_head(data: bytes, limits: HeadLimits) -> Head:
 
 def _check_fields(head: Head) -> None:
     hosts = lengths = codings = 0
+    named: set[bytes] = set()
     for lower, value in head._framing:  # noqa: SLF001  # the second half of reading it
         if lower == b"host":
             hosts += 1
-            head.host = value.strip(b" \t")
+            head.host = value
         elif lower == b"content-length":
             lengths += 1
-            stripped = value.strip(b" \t")
-            if not _LENGTH.fullmatch(stripped):
+            if not _LENGTH.fullmatch(value):
                 raise NotFramed("Content-Length is not a plain number")
-            head.length = int(stripped)
+            head.length = int(value)
         elif lower == b"transfer-encoding":
             codings += 1
-            if value.strip(b" \t").lower() != b"chunked":
+            if value.lower() != b"chunked":
                 raise NotFramed("The only transfer coding taken here is chunked")
         elif lower == b"connection":
-            tokens = _CONNECTIONS.get(value) or connection_tokens((value,))
-            if b"close" in tokens:
-                head.keep_alive = False
-            elif head.http10 and b"keep-alive" in tokens:
-                head.keep_alive = True
+            named |= _CONNECTIONS.get(value) or connection_tokens((value,))
         elif lower == b"expect":
-            if value.strip(b" \t").lower() != b"100-continue":
+            if value.lower() != b"100-continue":
                 raise NotFramed("The only expectation known is 100-continue", status=417)
             head.expects = not head.http10  # RFC 9110 §10.1.1: ignored from HTTP/1.0
+    if named:
+        head.keep_alive = b"close" not in named and (not head.http10 or b"keep-alive" in named)
     _check_framing(head, hosts=hosts, lengths=lengths, codings=codings)
 
 

@@ -50,6 +50,11 @@ def _unacknowledged(sock: Any) -> int:
         return 0  # not everywhere a socket's queue can be asked for
 
 
+def _identified(response: Answer | None, request_id: bytes) -> Answer:
+    found = response or Answer(204, (), b"")
+    return Answer(found.status, (*found.headers, (b"x-request-id", request_id)), found.body)
+
+
 class _OneServed(Exception):  # noqa: N818  # no error: how Sanic's loop is left after one request
     pass
 
@@ -166,7 +171,7 @@ class LaneHttp(Http):
                 protocol.gateway.unsent(exchange, plan, fault)
                 return
             if plan.service is None:
-                self._respond(head, plan.respond or Answer(204, (), b""), body)
+                self._respond(head, _identified(plan.respond, exchange.request_id), body)
                 protocol.gateway.responded(exchange, plan)
                 return
             await run(exchange, plan, plan.service, protocol, body, protocol.gateway.kit)

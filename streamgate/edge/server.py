@@ -23,7 +23,9 @@ SWEEP_S = 0.5
 """How often connections are asked whether they are overdue."""
 LAST_WORDS_S = 1.0
 """How long clients may take for what was written last when the gateway ends."""
-POLL_S = 0.01
+LATE_S = 0.5
+"""How long a connection that comes while the gateway drains may take to say why."""
+POLL_S = 0.02
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel's own bound (net.core.somaxconn) is as high."""
 
@@ -48,7 +50,7 @@ def make_server(name: str, life: Callable[[], Life], prepare: Callable[[Sanic[An
             "REQUEST_TIMEOUT": 3600,  # the lane bounds heads itself, from their first byte
             "RESPONSE_TIMEOUT": 10**9,  # a minute would end every slow first token
             "KEEP_ALIVE_TIMEOUT": 10**9,
-            "GRACEFUL_SHUTDOWN_TIMEOUT": 1,  # our own drain has passed by then
+            "GRACEFUL_SHUTDOWN_TIMEOUT": 0.1,  # our own drain has passed by then
             "FALLBACK_ERROR_FORMAT": "json",
         }
     )
@@ -98,10 +100,14 @@ async def drained(gateway: Gateway, patience_s: float, hurry: asyncio.Event) -> 
     registry.draining = True
     for connection in tuple(connections):
         connection.close_if_idle()
-    if len(registry):
-        await _first(registry.wait_empty(), hurry.wait(), limit_s=patience_s)
-    while any(one.waiting_bytes() for one in connections) and now() < end and not hurry.is_set():
-        await asyncio.sleep(POLL_S)
+    while (len(registry) or any(one.waiting_bytes() for one in connections)) and now() < end and not hurry.is_set():
+        if len(registry):
+            await _first(registry.wait_empty(), hurry.wait(), limit_s=min(LATE_S, end - now()))
+        else:
+            await asyncio.sleep(POLL_S)
+        for connection in tuple(connections):
+            if now() - connection.idle_since > LATE_S:
+                connection.close_if_idle()
     left = registry.end_all()
     end = now() + LAST_WORDS_S
     while connections and now() < end:

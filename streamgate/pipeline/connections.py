@@ -7,6 +7,8 @@ answer, a cancel, bytes after the end) closes it, because its next byte could be
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import select
 import ssl
 from collections import deque
@@ -22,6 +24,7 @@ from streamgate.errors import ConnectTimeout, Unreachable, UpstreamFault, Upstre
 from streamgate.headers import Headers
 
 _HIGH_WATER_BYTES: Final = 65_536
+_LAST_READS: Final = 16
 _HEAD_BYTES: Final = 65_536
 """How much of a head, its interim ones included, may come before it ends, and how long its trailers may be."""
 _NO_BODY: Final = frozenset({204, 304})
@@ -164,6 +167,8 @@ class Connection(asyncio.Protocol):
         self._keeper.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if error is not None and self._relay is not None:
+            self._last_words()
         self.closed = True
         self._keeper.lost(self)
         if self.cancelled_at is not None and self.on_cancelled is not None:
@@ -182,6 +187,20 @@ class Connection(asyncio.Protocol):
             relay.on_lost(UpstreamFault("The upstream reset the connection", note=type(error).__name__))
         else:
             relay.on_lost(UpstreamReset(note="closed before the head" if error is None else type(error).__name__))
+
+    def _last_words(self) -> None:
+        """Read what the kernel still holds. An upstream that answers and closes before it has read the request resets the
+        connection; our next write fails of that, and the answer lies there unread."""
+        transport = self._transport
+        if transport is None or transport.get_extra_info("ssl_object") is not None:
+            return
+        fd = transport.get_extra_info("socket").fileno()
+        with contextlib.suppress(OSError):
+            for _ in range(_LAST_READS):
+                data = os.read(fd, _HIGH_WATER_BYTES)
+                if not data or self._relay is None:
+                    return
+                self.data_received(data)
 
     def pause_writing(self) -> None:
         self.blocked = True

@@ -87,6 +87,7 @@ class FakeGuide:
             raise self.again
 
     def compose(self, response: Response) -> Framing:
+        assert self.framing is not None
         return self.framing
 
     def interim(self, response: Response) -> bytes | None:
@@ -748,6 +749,7 @@ async def test_what_is_read_on_is_written_nowhere(bench: Bench) -> None:
 async def test_reading_on_before_the_first_byte(bench: Bench) -> None:
     relay = bench.open()
     assert relay.let_go(bench.clock.now(), 1_000, 30)
+    bench.guide.framing = None  # type: ignore[assignment]  # nobody is there to compose a head for
     bench.stream(EVENT, DONE)
     relay.flush(ended=True)
     await relay.done

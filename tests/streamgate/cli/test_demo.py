@@ -55,8 +55,9 @@ async def test_it_stays_up_until_it_is_told_to_stop(tmp_path: Path, stop: signal
             env=environment(tmp_path / "temporary"),
         )
     try:
-        await eventually(lambda: b"Ctrl-C stops everything." in output.read_bytes(), timeout=60)
+        await eventually(lambda: b"Ctrl-C stops" in output.read_bytes() or process.returncode is not None, timeout=60)
         said = output.read_text()
+        assert "Ctrl-C stops everything." in said
         url = re.search(r"^gateway  (\S+)$", said, re.MULTILINE)
         config = re.search(r"^config   (\S+)$", said, re.MULTILINE)
         records = re.search(r"^records  (\S+)$", said, re.MULTILINE)

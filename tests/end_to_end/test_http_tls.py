@@ -1,0 +1,243 @@
+"""TLS on both sides: what the data port shows and demands, and whom the gateway believes."""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import trustme
+
+from tests.end_to_end.stand import LOOPBACK, request
+from tests.kit.client import RawClient
+from tests.kit.gateway import RunningGateway
+from tests.kit.upstream import RawUpstream
+from tests.kit.wire import answer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NAME = "gate.example"
+
+
+@dataclass
+class Stand:
+    """A gateway that speaks TLS and asks for client certificates, and one that talks to upstreams over TLS."""
+
+    gateway: RunningGateway
+    up: RawUpstream
+    ca: trustme.CA
+    clients: trustme.CA
+
+    def context(self, *, shown: bool = True, by: trustme.CA | None = None) -> ssl.SSLContext:
+        """How a client comes; ``shown``: with a certificate, made by ``by``."""
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        if shown:
+            (by or self.clients).issue_cert("client@example.com").configure_cert(context)
+        return context
+
+    async def client(self, context: ssl.SSLContext) -> RawClient:
+        return await RawClient.open(self.gateway.port, tls=context, name=NAME)
+
+
+def _server(ca: trustme.CA, *names: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(*names).configure_cert(context)
+    return context
+
+
+def _written(folder: Path, name: str, pem: Any) -> str:
+    path = folder / name
+    pem.write_to_path(path)
+    return str(path)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def standing_here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]:
+    folder = tmp_path_factory.mktemp("tls")
+    ca, clients, stranger = trustme.CA(), trustme.CA(), trustme.CA()
+    own, shown = ca.issue_cert(NAME), clients.issue_cert("gateway@example.com")
+    demanding = _server(ca, "demanding.example", LOOPBACK)
+    demanding.verify_mode = ssl.CERT_REQUIRED
+    clients.configure_trust(demanding)
+    old = _server(ca, LOOPBACK)
+    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    async with AsyncExitStack() as stack:
+
+        async def serve(context: ssl.SSLContext | None) -> RawUpstream:
+            upstream = await stack.enter_async_context(RawUpstream(tls=context))
+            upstream.answer_with(lambda arrived: answer(arrived.request.target.encode()))
+            return upstream
+
+        up = await serve(None)
+        good, named = await serve(_server(ca, LOOPBACK)), await serve(_server(ca, "inside.example"))
+        strange, asks, ancient = await serve(_server(stranger, LOOPBACK)), await serve(demanding), await serve(old)
+        trust = _written(folder, "ca.pem", ca.cert_pem)
+        mine = {
+            "cert": _written(folder, "mine.pem", shown.cert_chain_pems[0]),
+            "key": _written(folder, "mine.key", shown.private_key_pem),
+        }
+        services = [
+            {"id": "plain", "url": up.url},
+            {"id": "good", "url": good.url, "tls": {"ca": trust}},
+            {"id": "unknown", "url": good.url},
+            {"id": "strange", "url": strange.url, "tls": {"ca": trust}},
+            {"id": "any", "url": strange.url, "tls": {"verify": False}},
+            {"id": "wrong", "url": named.url, "tls": {"ca": trust}},
+            {"id": "named", "url": named.url, "tls": {"ca": trust, "server_name": "inside.example"}},
+            {"id": "silent", "url": asks.url, "tls": {"ca": trust}},
+            {"id": "shown", "url": asks.url, "tls": {"ca": trust, **mine}},
+            {"id": "ancient", "url": ancient.url, "tls": {"ca": trust}},
+            {"id": "mute", "url": up.url.replace("http:", "https:"), "tls": {"ca": trust}},
+        ]
+        config = {
+            "gate": {
+                "tls": {
+                    "cert": _written(folder, "own.pem", own.cert_chain_pems[0]),
+                    "key": _written(folder, "own.key", own.private_key_pem),
+                    "client_ca": _written(folder, "clients.pem", clients.cert_pem),
+                }
+            },
+            "services": services,
+            "routes": [
+                {
+                    "id": f"to-{service['id']}",
+                    "match": {"paths": [f"/{service['id']}/*"]},
+                    "to": {"service": service["id"]},
+                    "retries": {"attempts": 0},
+                    "timeouts": {"connect": "1s"},
+                }
+                for service in services
+            ],
+        }
+        gateway = await stack.enter_async_context(RunningGateway(folder, config))
+        yield Stand(gateway, up, ca, clients)
+        log = gateway.log_file.read_text()
+        assert "ERROR" not in log, log
+
+
+@pytest.fixture
+def stand(standing_here: Stand) -> Stand:
+    standing_here.up.answer_with(lambda arrived: answer(arrived.request.target.encode()))
+    return standing_here
+
+
+# -- the data port -----------------------------------------------------------------------------------------------------
+
+
+async def test_requests_come_over_tls(stand: Stand) -> None:
+    context = stand.context()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    async with await stand.client(context) as client:
+        for number in range(3):
+            response = await client.ask(request("GET", f"/plain/{number}"))
+            assert (response.status, response.body) == (200, b"/plain/%d" % number)
+        assert client.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+    assert stand.up.requests[-1].header("x-forwarded-proto") == "https"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_tls_12_and_13(stand: Stand, version: ssl.TLSVersion) -> None:
+    context = stand.context()
+    context.minimum_version = context.maximum_version = version
+    async with await stand.client(context) as client:
+        assert (await client.ask(request("GET", "/plain/x"))).status == 200
+
+
+async def test_nothing_older(stand: Stand) -> None:
+    context = stand.context()
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = ssl.TLSVersion.TLSv1
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await stand.client(context)
+
+
+@pytest.mark.parametrize("manner", ["none", "of a stranger"])
+async def test_a_client_certificate_is_demanded(stand: Stand, manner: str) -> None:
+    context = stand.context(shown=manner != "none", by=trustme.CA())
+    before = len(stand.up.requests)
+    with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):  # noqa: PT012
+        async with await stand.client(context) as client:  # under TLS 1.3 the client learns of it when it reads
+            await client.ask(request("GET", "/plain/x"))
+    assert len(stand.up.requests) == before
+
+
+async def test_plain_http_is_not_spoken_on_a_tls_port(stand: Stand) -> None:
+    before = len(stand.up.requests)
+    async with await RawClient.open(stand.gateway.port) as client:
+        await client.send(request("GET", "/plain/x"))
+        assert b"HTTP/1.1 200" not in await client.closed()
+    assert len(stand.up.requests) == before
+
+
+async def test_close_under_tls_loses_nothing(stand: Stand) -> None:
+    """A reader that takes its time: what lies in the sockets when the gateway closes still arrives, and then its end."""
+    body = bytes(range(256)) * 2048
+    stand.up.answer_with(lambda _arrived: answer(body))
+
+    def read_slowly() -> bytes:
+        with socket.socket() as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plain.settimeout(20)
+            plain.connect((LOOPBACK, stand.gateway.port))
+            with stand.context().wrap_socket(plain, server_hostname=NAME) as sock:
+                sock.sendall(request("GET", "/plain/x", "Connection: close"))
+                got = b""
+                for _ in range(20):
+                    got += sock.recv(1024)
+                    time.sleep(0.02)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, len(body))
+                while piece := sock.recv(65536):
+                    got += piece
+                return got
+
+    got = await asyncio.to_thread(read_slowly)
+    assert got.partition(b"\r\n\r\n")[2] == body
+
+
+async def test_a_refusal_under_tls_is_read(stand: Stand) -> None:
+    async with await stand.client(stand.context()) as client:
+        await client.send(b"BROKEN\r\n\r\n" + b"x" * 100_000)
+        assert (await client.answer()).status == 400
+        await client.closed()
+    async with await stand.client(stand.context()) as client:
+        response = await client.ask(request("POST", "/missing", "Content-Length: 9000000") + b"x" * 100_000)
+        assert (response.status, response.closes) == (404, True)
+        await client.closed()
+
+
+# -- upstreams ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("service", ["good", "any", "named", "shown"])
+async def test_an_upstream_that_is_who_it_says(stand: Stand, service: str) -> None:
+    async with await stand.client(stand.context()) as client:
+        for number in range(2):
+            response = await client.ask(request("GET", f"/{service}/{number}"))
+            assert (response.status, response.body) == (200, f"/{service}/{number}".encode())
+
+
+@pytest.mark.parametrize(
+    "service", ["unknown", "strange", "wrong", "ancient", "mute"]
+)
+async def test_an_upstream_that_nobody_vouches_for(stand: Stand, service: str) -> None:
+    """Self-made, of another name, too old or not TLS at all: nothing is sent to it."""
+    async with await stand.client(stand.context()) as client:
+        response = await client.ask(request("GET", f"/{service}/x", "Authorization: Bearer secret"))
+        assert response.status in {502, 504}
+        assert b"certificate" not in response.body.lower()
+    record = await stand.gateway.record(lambda found: found["route"] == f"to-{service}")
+    assert record["bytes_out"] == 0
+
+
+async def test_an_upstream_that_wants_a_certificate(stand: Stand) -> None:
+    async with await stand.client(stand.context()) as client:
+        assert (await client.ask(request("GET", "/silent/x"))).status == 502

@@ -39,11 +39,13 @@ class Registry:
         self._open.discard(one)
         if self._emptied is not None and not self._open:
             self._emptied.set()
+            self._emptied = None
 
     async def wait_empty(self) -> None:
         """Return when nothing is open."""
         if self._open:
-            self._emptied = asyncio.Event()
+            if self._emptied is None:
+                self._emptied = asyncio.Event()
             await self._emptied.wait()
 
     def end_all(self) -> int:

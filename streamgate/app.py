@@ -1,5 +1,6 @@
 """The composition root: builds everything one worker is made of and passes it down; one worker serves here, several in
-processes of their own. No logic of the gateway's."""
+processes of their own. No logic of the gateway's.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from sanic import Sanic
 
 from sessions.registry import Registry
@@ -40,8 +42,8 @@ from streamgate.config.spec_gate import Telemetry, Tls
 from streamgate.config.watch import watch
 from streamgate.edge.enter import EdgeTimeouts, Gateway
 from streamgate.edge.guard import HeadLimits
-from streamgate.edge.lane import LaneProtocol
 from streamgate.edge.server import BACKLOG, address_of, drained, listening, make_server, sweep
+from streamgate.edge.server import serve as serve_app
 from streamgate.edge.tls import renew, server_context
 from streamgate.exchange import Exchange
 from streamgate.headers import Networks
@@ -125,19 +127,31 @@ class Worker:
         self._metrics.extra += [process_families, records.families]
         self._siblings = Siblings(post.run_dir, self._metrics.families)
         self._orders = Orders(post.pipe) if post.pipe is not None else None
-        self._app: Sanic[Any, Any] | None = None
         self._admin_server: Any = None
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._signals = 0
-        self.has_listened = False
+        self._listens = False
+        self.asked_to_end = asyncio.Event()
         self._put_in_force(snapshot)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
+    def take_signals(self) -> None:
+        """From now on signals are answered, and so is the main process where there is one."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        if self._orders is None:
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(signum, self._end_asked, signum)
+        else:
+            loop.add_signal_handler(signal.SIGTERM, self._obey, "drain")
+            loop.add_signal_handler(signal.SIGINT, _nothing)
+            self._orders.heed(self._obey)
+        let_signals()
+
     async def open(self, app: Sanic[Any, Any]) -> Gateway:
         """Called before the data port takes connections."""
-        self._app = app
         await self._siblings.open()
         await self._open_admin(app)
         self._tasks.spawn(sweep(self.gateway), name="sweep")
@@ -149,19 +163,11 @@ class Worker:
 
     def listens(self) -> None:
         """Called when the data port takes connections: only now is the gateway ready."""
-        self.has_listened = True
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        self._listens = True
         if self._orders is None:
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(signum, self._end_asked, signum)
             _say_listening(self._log, self._post.started, [self._post.data], [self._post.admin] if self._post.admin else [])
         else:
-            loop.add_signal_handler(signal.SIGTERM, self._obey, "drain")
-            loop.add_signal_handler(signal.SIGINT, _nothing)
-            self._orders.heed(self._obey)
             self._orders.ready()
-        let_signals()
         self._tasks.spawn(self._catch_up(), name="catch up")
 
     async def _open_admin(self, app: Sanic[Any, Any]) -> None:
@@ -200,26 +206,17 @@ class Worker:
             self._die(signum)
 
     def _begin_end(self) -> None:
-        if not self.gateway.kit.registry.draining:
-            self.gateway.kit.registry.draining = True
-            self._tasks.spawn(self._end(), name="end")
+        self.gateway.kit.registry.draining = True
+        self.asked_to_end.set()
 
-    async def _end(self) -> None:
+    async def drain(self) -> None:
+        """Called when the end was asked for, while all still listens."""
         patience_s = self._reload.current.spec.gate.drain or 0.0
         self._log.info(
             "draining for at most %g s, %d open", patience_s, len(self.gateway.kit.registry), extra={"worker": os.getpid()}
         )
         left = await drained(self.gateway, patience_s, self._hurry)
         self._log.info("drained, %d ended early", left, extra={"worker": os.getpid()})
-        if self._app is not None:
-            self._app.stop(terminate=False)
-
-    async def drain(self) -> None:
-        """Called by Sanic before it closes what is open; all is drained by then. It has let go of the signals: take them again,
-        or the second Ctrl-C would end in a traceback."""
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self._die, signum)
 
     def _die(self, signum: signal.Signals) -> None:
         self.gateway.records.close(_LAST_RECORDS_S)
@@ -274,7 +271,7 @@ class Worker:
         try:
             renew(self._tls, settings)
         except OSError as error:
-            self._log.error("the new certificate cannot be used, the one before stays: %s", error)  # noqa: TRY400  # a file
+            self._log.error("the new certificate cannot be used, the one before stays: %s", error)  # a file
         else:
             self._certificate = found
             self._log.info("certificate renewed", extra={"worker": os.getpid()})
@@ -319,7 +316,7 @@ class Worker:
     # -- what the admin port shows -------------------------------------------------------------------------------------
 
     def _why_not_ready(self) -> str | None:
-        if not self.has_listened:
+        if not self._listens:
             return "starting"
         return "shutting down" if self.gateway.kit.registry.draining else None
 
@@ -348,8 +345,9 @@ class Worker:
 
 
 class Main:
-    """The main process of several workers. It serves nobody: it keeps the ports, so that a worker's death refuses no connection, and
-    the last configuration that could be used, so that its replacement can begin whatever the file holds by then."""
+    """The main process of several workers. It serves nobody: it keeps the ports, so that a worker's death refuses nobody, and
+    the last configuration that could be used, so that its replacement can begin whatever the file holds by then.
+    """
 
     def __init__(
         self, source: Source, loaded: Loaded, data: Sequence[socket.socket], admin: Sequence[socket.socket], name: bytes
@@ -387,9 +385,7 @@ class Main:
 
     def _begin(self, index: int, pipe: Connection) -> BaseProcess:
         admin = self._admin[index] if self._admin else None
-        post = Post(
-            self._source, self._good, self._started.spec, self._name, self._data[index], admin, self._run_dir, pipe
-        )
+        post = Post(self._source, self._good, self._started.spec, self._name, self._data[index], admin, self._run_dir, pipe)
         process = self._context.Process(target=work, args=(post,), name=f"streamgate-{index}", daemon=True)
         process.start()
         return process
@@ -410,10 +406,12 @@ class Main:
 
 
 def serve(source: Source) -> int:
-    """Run the gateway until it is told to end; returns the exit status. Raises ConfigurationError, and OSError where a port or a
-    file cannot be had, before anything listens."""
+    """Run the gateway until it is told to end; returns the exit status. Raises ConfigurationError, and OSError where a port
+    or a file cannot be had, before anything listens.
+    """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to reload yet, and no reason to end either
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: sys.exit(0))  # nothing is open yet
     loaded = source.read()
     gate = loaded.spec.gate
     log = set_up()
@@ -432,26 +430,21 @@ def serve(source: Source) -> int:
 
 
 def work(post: Post) -> None:
-    """Be one worker, in this process, until it has ended. Raises OSError when the data port could not be served."""
+    """Be one worker, in this process, until it has ended."""
     set_up()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_live(post))
+
+
+async def _live(post: Post) -> None:
     tls = server_context(post.tls) if post.tls is not None else None
-
-    def prepare(app: Sanic[Any, Any]) -> None:
-        app.ctx.tls = tls
-
-    app = make_server("streamgate", lambda: Worker(post, tls), prepare)
-    app.prepare(
-        sock=post.data, protocol=LaneProtocol, single_process=True, register_sys_signals=False, access_log=False, motd=False,
-        backlog=BACKLOG,
-    )  # fmt: skip
-    Sanic.serve_single(app)
-    if not app.ctx.life.has_listened:
-        raise OSError(0, "the data port could not be served")
+    worker = Worker(post, tls)
+    worker.take_signals()
+    app = make_server("streamgate", lambda: worker, lambda _app: None)
+    await serve_app(app, sock=post.data, tls=tls, ended=worker.asked_to_end)
 
 
-def _say_listening(
-    log: logging.Logger, spec: Spec, data: Sequence[socket.socket], admin: Sequence[socket.socket]
-) -> None:
+def _say_listening(log: logging.Logger, spec: Spec, data: Sequence[socket.socket], admin: Sequence[socket.socket]) -> None:
     scheme = "http" if spec.gate.tls is None else "https"
     here = f"{scheme}://{address_of(data[0])}"
     beside = f"http://{address_of(admin[0])}" if admin else "off"

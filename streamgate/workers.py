@@ -1,11 +1,12 @@
 """Several processes that serve as one: begun, told, replaced when one dies, ended together.
 
 Sanic runs each of them; who looks after them is ours. Its own manager leaves a dead worker dead, lets all accept from one
-socket (an idle gateway's connections then all go to whoever woke first), keeps what it knows in one more process, which a signal
-to the group ends, and kills the unwilling with their whole process group, which is often the shell's or the test run's.
+socket (an idle gateway's connections then all go to whoever woke first), keeps what it knows in one more process, which a
+signal to the group ends, and kills the unwilling with their whole process group, which is often the shell's or the test run's.
 
-Orders go over a pipe and not by signal: Ctrl-C and systemd signal every process of the group at once, and what reaches a worker
-that way besides must not look like impatience. The pipe's end tells a worker that the main process has gone, and it drains.
+Orders go over a pipe and not by signal: Ctrl-C and systemd signal every process of the group at once, and what reaches a
+worker that way besides must not look like impatience. The pipe's end tells a worker that the main process has gone, and it
+drains.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ class _Place:
 class Workers:
     """The workers of one gate, looked after by the main process, which serves nobody.
 
-    ``patience_s`` says how long a drain may last, ``on_hang_up`` is called for SIGHUP, ``on_ready`` once all serve, ``on_ended``
-    with the process id of every worker that has ended.
+    ``patience_s`` says how long a drain may last, ``on_hang_up`` is called for SIGHUP, ``on_ready`` once all serve,
+    ``on_ended`` with the process id of every worker that has ended.
     """
 
     def __init__(  # noqa: PLR0913  # what a main process can be told
@@ -154,7 +155,7 @@ class Workers:
                 place.process = self._begin_process(place.index, theirs)
         except OSError as error:
             ours.close()
-            self._log.error("a worker could not be begun: %s", error.strerror or error)  # noqa: TRY400  # the machine's fault
+            self._log.error("a worker could not be begun: %s", error.strerror or error)  # the machine's fault
             self._failed(place)
             return
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
 from ipaddress import ip_address
@@ -28,7 +28,7 @@ _FAILED: Final = 500
 
 _log = logging.getLogger("streamgate")
 
-View = Callable[[Request], Awaitable[HTTPResponse]]
+View = Callable[[Request], Coroutine[Any, Any, HTTPResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Views:
 
 def make_admin(name: str, views: Views) -> Sanic[Any, Any]:
     """The admin application."""
-    app: Sanic[Any, Any] = Sanic(name, configure_logging=False)
+    app: Sanic[Any, Any] = Sanic(name, configure_logging=False, strict_slashes=True)
     app.config.FALLBACK_ERROR_FORMAT = "json"
 
     async def healthz(_request: Request) -> HTTPResponse:
@@ -90,7 +90,8 @@ def _fresh(view: View) -> View:
 
 def refusal(request: Request, token: str | None) -> HTTPResponse | None:
     """Why this request may see nothing, None when it may. Without a token only this machine is answered, and by its own names:
-    a page in a browser here reaches loopback by a name of the page's choosing (DNS rebinding)."""
+    a page in a browser here reaches loopback by a name of the page's choosing (DNS rebinding).
+    """
     if token is None:
         if is_local(request.headers.get("host", "")):
             return None
@@ -107,8 +108,9 @@ def refusal(request: Request, token: str | None) -> HTTPResponse | None:
 
 
 def is_local(host: str) -> bool:
-    """Whether a Host field names this machine: localhost or a loopback address, nothing that only begins like one. An old client
-    that sends none is no browser."""
+    """Whether a Host field names this machine: localhost or a loopback address, nothing that only begins like one. An old
+    client that sends none is no browser.
+    """
     name = host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
     if not host or name.lower().removesuffix(".") == "localhost":
         return True

@@ -35,7 +35,7 @@ def _field(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...])
 @click.option("-c", "--config", "file", type=click.Path(path_type=Path), required=True, help="The configuration.")
 @click.option("--env", "env", metavar="NAME", help="Lay FILE's neighbour for this environment over it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-@click.option("-H", "--header", "fields", multiple=True, callback=_field, metavar="'NAME: VALUE'", help="A header, as often as needed.")
+@click.option("-H", "--header", "fields", multiple=True, callback=_field, metavar="'NAME: VALUE'", help="A header of it.")
 @click.option("--client", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where the request comes from.")
 @click.argument("method")
 @click.argument("url")
@@ -46,8 +46,8 @@ def command(  # noqa: PLR0913, PLR0917  # a parameter for each option
 ) -> None:  # fmt: skip
     """Say what would happen to a request, and why, without sending it.
 
-    URL is a path, or http://HOST/PATH. Exit status 0 when a route takes it, 1 when none does, 2 when the configuration cannot be
-    used.
+    URL is a path, or http://HOST/PATH. Exit status 0 when a route takes it, 1 when none does, 2 when the configuration
+    cannot be used.
     """
     loaded = read(ctx, file, env, as_json=as_json)
     found = explained(loaded, _asked(method, url, fields, client, loaded.spec.gate.bind), PICKERS)
@@ -94,7 +94,8 @@ def _tell(console: Console, found: dict[str, Any]) -> None:
 
 def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     refusal = found["refusal"]
-    yield "outcome", found["outcome"] if refusal is None else f"refused: {refusal['status']} {refusal['code']}: {refusal['message']}"
+    why = "" if refusal is None else f": {refusal['status']} {refusal['code']}: {refusal['message']}"
+    yield "outcome", found["outcome"] + why
     if found["path"] is not None:
         yield "path", f"{found['path']} (canonical)" + ("" if found["query"] is None else f", query {found['query']}")
         yield "dialect", found["dialect"]

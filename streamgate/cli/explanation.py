@@ -1,7 +1,7 @@
 """What would happen to one request, found by the gateway's own stages and without sending anything.
 
-The same code that serves reads the head, spells the path, finds the plan and writes the upstream's head, so that what is said here
-is what would happen. Nothing connects; endpoints count as idle and reachable.
+The same code that serves reads the head, spells the path, finds the plan and writes the upstream's head, so that what is said
+here is what would happen. Nothing connects; endpoints count as idle and reachable.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Asked:
 
 def explained(loaded: Loaded, asked: Asked, pickers: Pickers) -> dict[str, Any]:
     """Everything there is to say, ready for JSON. `outcome` is `relayed`, `answered` or `refused`; `matched` whether a route
-    takes the request."""
+    takes the request.
+    """
     built = Builder(kept=Kept(), metrics=Metrics(), clock=SystemClock(), pickers=pickers).build(loaded.spec)
     gateway = _gateway(built.routes, loaded.spec.gate)
     gate = loaded.spec.gate
@@ -188,7 +189,6 @@ def _add_service(  # noqa: PLR0913, PLR0917  # what the stages before have found
     spec = next(one for one in loaded.spec.services if one.id == service.id)
     key = plan.key(exchange) if plan.key is not None else None
     picked = service.pool.pick(0.0, key)
-    urls = {one.host + str(one.port): one.url for one in spec.all_endpoints}
     found["service"] = {
         "id": service.id,
         "balance": spec.balance,
@@ -196,13 +196,13 @@ def _add_service(  # noqa: PLR0913, PLR0917  # what the stages before have found
         "endpoints": [
             {
                 "id": one.id,
-                "url": urls[one.host + str(one.port)],
+                "url": written.url,
                 "weight": one.weight,
                 "region": one.region,
                 "max_in_flight": one.count.capacity,
                 "verdict": _verdict(one, picked, spec.balance, count=len(service.pool.endpoints)),
             }
-            for one in service.pool.endpoints
+            for one, written in zip(service.pool.endpoints, spec.all_endpoints, strict=True)
         ],
     }
     if picked is None:
@@ -211,21 +211,16 @@ def _add_service(  # noqa: PLR0913, PLR0917  # what the stages before have found
         return
     sent = request_head(exchange, plan, service, picked, peer=peer, pseudonym=_PSEUDONYM, length=head.length)
     first, *lines = sent.decode("latin-1").split("\r\n")[:-2]
-    _, target, _ = first.split(" ")
+    method, target, _ = first.split(" ")
     fields = [line.partition(": ")[::2] for line in lines]
     own = {name.decode() for name in service.withheld}
     found["upstream"] = {
-        "method": asked_method(first),
+        "method": method,
         "target": target,
         "host": next(value for name, value in fields if name == "Host"),
         "host_is": {None: "the endpoint's own", b"": "the client's"}.get(plan.host, "the route's"),
         "headers": [[name, HIDDEN if name.lower() in _SECRETS | own else value] for name, value in fields if name != "Host"],
     }
-
-
-def asked_method(request_line: str) -> str:
-    """The method of a request line."""
-    return request_line.partition(" ")[0]
 
 
 def _verdict(endpoint: Endpoint, picked: Endpoint | None, balance: str, *, count: int) -> str:

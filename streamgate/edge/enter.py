@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
+from sanic.exceptions import MethodNotAllowed
+
 from routers.paths import BadTarget, Routes, WrongMethod as NotAllowed, canonical, split_target
 from streamgate.edge.guard import Head, HeadLimits
 from streamgate.errors import Fault, NoRoute, NotFramed, WrongMethod
@@ -133,10 +135,12 @@ class Gateway:
         exchange.traceparent, exchange.tracestate, exchange.trace_id, exchange.span_id = sent
 
     def serves(self, head: Head, app: Any) -> bool:
-        """Has Sanic a handler for this path? Its router raises when it has none."""
+        """Has Sanic a handler for this path, whatever its methods? Its router raises when it has none."""
         try:
             app.router.get(head.target.partition(b"?")[0].decode("ascii"), head.method.decode("ascii"), None)
-        except Exception:  # noqa: BLE001  # NotFound, MethodNotAllowed, or a path that is no ASCII: not served here
+        except MethodNotAllowed:
+            return True
+        except Exception:  # noqa: BLE001  # NotFound, or a path that is no ASCII: not served here
             return False
         return True
 

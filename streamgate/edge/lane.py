@@ -234,11 +234,12 @@ class LaneHttp(Http):
                 end = protocol.gateway.kit.clock.now() + _PARTING_S
 
     async def _local(self) -> None:
+        keep_alive, self.keep_alive = self.keep_alive, True  # Sanic's loop wants it to begin, and reads the head itself
         self._local_served = False
         self.stage = _IDLE
         with contextlib.suppress(_OneServed):
             await super().http1()
-        if self.protocol.gateway.kit.registry.draining:
+        if not keep_alive or self.protocol.gateway.kit.registry.draining:
             self.keep_alive = False
 
 
@@ -453,7 +454,7 @@ class LaneProtocol(WebSocketProtocol):
         in the socket's buffer; here ``overdue`` ends a connection that does not end by itself."""
         if self.websocket is not None:
             super().close(timeout)
-        elif self.is_open():
+        elif self.transport is not None and not self.transport.is_closing():
             self.idle_since = self.gateway.kit.clock.now()
             self.transport.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from sanic.response import HTTPResponse, empty
 
 from streamgate.config.units import Address
 from streamgate.edge.enter import Gateway
-from streamgate.edge.tls import GateCertificates
+from streamgate.edge.lane import LaneProtocol
 
 _log = logging.getLogger("streamgate")
 
@@ -41,7 +42,7 @@ class Life(Protocol):
 
 def make_server(name: str, life: Callable[[], Life], prepare: Callable[[Sanic[Any, Any]], None]) -> Sanic[Any, Any]:
     """The data port's application. ``life`` is called in the worker's own process, ``prepare`` before anything runs."""
-    app: Sanic[Any, Any] = Sanic(name, configure_logging=False, certloader_class=GateCertificates)
+    app: Sanic[Any, Any] = Sanic(name, configure_logging=False)
     app.config.update(
         {
             "ACCESS_LOG": False,
@@ -50,7 +51,6 @@ def make_server(name: str, life: Callable[[], Life], prepare: Callable[[Sanic[An
             "REQUEST_TIMEOUT": 3600,  # the lane bounds heads itself, from their first byte
             "RESPONSE_TIMEOUT": 10**9,  # a minute would end every slow first token
             "KEEP_ALIVE_TIMEOUT": 10**9,
-            "GRACEFUL_SHUTDOWN_TIMEOUT": 0.1,  # our own drain has passed by then
             "FALLBACK_ERROR_FORMAT": "json",
         }
     )
@@ -80,6 +80,29 @@ def make_server(name: str, life: Callable[[], Life], prepare: Callable[[Sanic[An
     return app
 
 
+async def serve(app: Sanic[Any, Any], *, sock: socket.socket, tls: ssl.SSLContext | None, ended: asyncio.Event) -> None:
+    """Serve ``app`` on ``sock`` from its life's opening, until ``ended`` and then for as long as its draining takes.
+
+    Sanic's own runner would ignore signals for a moment while it starts, and one that came then would be lost for good.
+    """
+    server: Any = await app.create_server(
+        sock=sock, ssl=tls, protocol=LaneProtocol, backlog=BACKLOG, access_log=False, return_asyncio_server=True,
+        asyncio_server_kwargs={"start_serving": False},
+    )  # fmt: skip
+    await server.startup()
+    try:
+        await server.before_start()
+        await server.start_serving()
+        await server.after_start()
+        await ended.wait()
+        await server.before_stop()
+    finally:
+        server.server.close()
+        for connection in tuple(server.connections):
+            connection.abort()
+        await server.after_stop()
+
+
 async def sweep(gateway: Gateway) -> None:
     """Ask every connection, twice a second, whether it is overdue: one timer instead of one per connection."""
     while True:
@@ -88,13 +111,14 @@ async def sweep(gateway: Gateway) -> None:
         for connection in tuple(gateway.connections):
             try:
                 connection.overdue(now)
-            except Exception:  # a defect met at one connection must not end the deadlines of all others
+            except Exception:  # noqa: BLE001  # a defect met at one connection must not end the deadlines of all others
                 _log.exception("a connection could not be looked at")
 
 
 async def drained(gateway: Gateway, patience_s: float, hurry: asyncio.Event) -> int:
     """Close idle connections at once; let open exchanges finish, and clients take what was written, for ``patience_s`` or until
-    ``hurry``; then end what is left in words that can be read. Returns how many exchanges that were."""
+    ``hurry``; then end what is left in words that can be read. Returns how many exchanges that were.
+    """
     registry, connections, now = gateway.kit.registry, gateway.connections, gateway.kit.clock.now
     end = now() + patience_s
     registry.draining = True
@@ -128,8 +152,9 @@ async def _first(*waits: Coroutine[Any, Any, object], limit_s: float) -> None:
 
 
 def listening(address: Address, *, key: str, share: int = 1, backlog: int = BACKLOG) -> list[socket.socket]:
-    """``share`` sockets that listen at one address: the kernel spreads connections over them by their addresses, so that workers
-    get equal shares, idle ones too. Raises OSError, naming ``key``, where the address cannot be had."""
+    """``share`` sockets that listen at one address: the kernel spreads connections over them by their addresses, so that
+    workers get equal shares, idle ones too. Raises OSError, naming ``key``, where the address cannot be had.
+    """
     try:
         first = _bound(address, share=False)
         first.listen(backlog)  # two that only bind to one port do not see each other

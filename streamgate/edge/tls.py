@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
-
-from sanic.worker.loader import CertLoader
 
 from streamgate.config.spec_gate import Tls
 
@@ -27,14 +24,7 @@ def server_context(settings: Tls) -> ssl.SSLContext:
 
 def renew(context: ssl.SSLContext, settings: Tls) -> None:
     """Put the files' present certificate in place for new connections. The pair is tried on a context of its own first, so
-    that a half-written one changes nothing. Raises OSError or ssl.SSLError."""
+    that a half-written one changes nothing. Raises OSError or ssl.SSLError.
+    """
     server_context(settings)
     context.load_cert_chain(str(settings.cert), str(settings.key))
-
-
-class GateCertificates(CertLoader):
-    """How Sanic's workers come to our context: it asks this class, in single-process mode too."""
-
-    def load(self, app: Any) -> ssl.SSLContext | None:
-        """The context that was made for this worker, if any."""
-        return getattr(app.ctx, "tls", None)

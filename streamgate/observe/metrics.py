@@ -146,15 +146,14 @@ class Metrics:
             ("route", "state"),
             [Sample((r, str(state)), n) for r, cells in routes for state, n in cells.streams.items()],
         )  # fmt: skip
-        for name, text, cell in (
-            ("request_seconds", "From the request's head to the answer's last byte.", "seconds"),
-            ("first_token_seconds", "From the request's head to the first byte of a streamed body.", "first_token"),
-            ("token_gap_seconds", "Between two writes of a streamed body.", "gap"),
-            ("cancel_seconds", "From the client's departure to the upstream connection's end.", "cancel"),
+        for name, text, cell, bounds in (
+            ("request_seconds", "From the request's head to the answer's last byte.", "seconds", SECONDS),
+            ("first_token_seconds", "From the request's head to the first byte of a streamed body.", "first_token", SECONDS),
+            ("token_gap_seconds", "Between two writes of a streamed body.", "gap", GAPS),
+            ("cancel_seconds", "From the client's departure to the upstream connection's end.", "cancel", CANCELS),
         ):
             cells_of = [(r, getattr(cells, cell)) for r, cells in routes]
             samples = [Sample((r,), h.total, list(h.counts)) for r, h in cells_of]
-            bounds = cells_of[0][1].bounds if cells_of else SECONDS
             yield Family(f"streamgate_{name}", "histogram", text, ("route",), samples, bounds)
         in_flight = [Sample((r,), cells.in_flight.held) for r, cells in routes]
         yield Family("streamgate_in_flight", "gauge", "Exchanges from admission to last byte.", ("route",), in_flight)

@@ -7,12 +7,15 @@ can reach a record, because there is no field for it.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
+import select
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
 import msgspec
@@ -22,6 +25,7 @@ from streamgate.observe.metrics import Family, Sample
 
 QUEUE_RECORDS: Final = 20_000
 FLUSH_S: Final = 0.05
+_GONE: Final = frozenset({errno.EPIPE, errno.EBADF, errno.ECONNRESET})
 
 
 class Record(msgspec.Struct, omit_defaults=False):
@@ -56,10 +60,14 @@ _encoder: Final = msgspec.json.Encoder()
 
 @lru_cache(maxsize=4096)
 def masked(address: str) -> str:
-    """A client address as a network: /24 for IPv4, /48 for IPv6."""
-    if ":" in address:
-        return ":".join(address.split(":")[:3]) + "::/48"
-    return address.rpartition(".")[0] + ".0/24" if "." in address else address
+    """A client address as a network: /24 for IPv4, also inside IPv6; /48 for IPv6. What is no address is left out."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(found, IPv6Address):
+        found = found.ipv4_mapped or found
+    return str(ip_network((found, 24 if isinstance(found, IPv4Address) else 48), strict=False))
 
 
 def record_of(  # noqa: PLR0913  # a record names what it says
@@ -103,6 +111,9 @@ class Records:
         self._wake = threading.Event()
         self._closing = False
         self._broken = False
+        self._torn = False
+        """The last line was written in part: the next one begins anew."""
+        self._give_up_at = 0.0
         self.dropped = 0
         self.written = 0
         self._thread = threading.Thread(target=self._write_on, name="records", daemon=True)
@@ -120,6 +131,7 @@ class Records:
 
     def close(self, wait_s: float = 2.0) -> None:
         """Write what waits and end the thread; a blocked pipe is given up after ``wait_s``."""
+        self._give_up_at = time.monotonic() + wait_s
         self._closing = True
         self._wake.set()
         if self._thread.is_alive():
@@ -135,19 +147,33 @@ class Records:
             self._wake.wait(FLUSH_S)
             self._write()
         self._write()
+        self.dropped += len(self._queue)
 
     def _write(self) -> None:
         queue = self._queue
         while queue:
             batch = [queue.popleft() for _ in range(min(len(queue), 512))]
-            data = b"\n".join(batch) + b"\n"
+            data = (b"\n" if self._torn else b"") + b"\n".join(batch) + b"\n"
             try:
-                while data:
-                    data = data[os.write(self._fd or 0, data) :]
-            except OSError:
+                self._put(data)
+            except OSError as error:
                 self.dropped += len(batch)
-                self._broken = True  # a closed pipe stays closed: stop encoding for nobody
-                with contextlib.suppress(IndexError):
+                if error.errno in _GONE:  # it stays closed: stop encoding for nobody
+                    self._broken = True
+                    self.dropped += len(queue)
                     queue.clear()
-                return
+                return  # a disk may have room again
             self.written += len(batch)
+
+    def _put(self, data: bytes) -> None:
+        fd = self._fd or 0
+        while data:
+            try:
+                size = os.write(fd, data)
+            except BlockingIOError:  # whoever shares the pipe has made it non-blocking
+                if self._closing and time.monotonic() > self._give_up_at:
+                    raise
+                select.select((), (fd,), (), FLUSH_S)
+                continue
+            self._torn = data[size - 1 : size] != b"\n"
+            data = data[size:]

@@ -52,7 +52,10 @@ class Builder:
         """Raises OSError or ssl.SSLError where a certificate cannot be read; nothing is changed then but the state's keys."""
         self._number += 1
         keys: set[Hashable] = set()
-        services = {service.id: self._service(service, keys) for service in spec.services}
+        keepers = [self._keepers(service, keys) for service in spec.services]  # all that can fail, before anything is changed
+        services = {
+            service.id: self._service(service, found, keys) for service, found in zip(spec.services, keepers, strict=True)
+        }
         specs = {service.id: service for service in spec.services}
         rows = []
         for route in spec.routes:
@@ -61,14 +64,18 @@ class Builder:
             rows.append(Row(tuple(route.match.hosts), tuple(route.match.paths), tuple(route.match.methods), plan))
         return Built(Routes(rows), frozenset(keys), tuple(route.id for route in spec.routes), tuple(services))
 
-    def _service(self, service: Service, keys: set[Hashable]) -> ServicePlan:
+    def _keepers(self, service: Service, keys: set[Hashable]) -> list[tuple[EndpointSpec, Keeper]]:
         tls_key = json.dumps(service.tls.model_dump(mode="json"), sort_keys=True) if service.tls else None
-        keepers: dict[Endpoint, Keeper] = {}
+        found = []
         for one in service.all_endpoints:
             key = ("endpoint", service.id, one.url, tls_key, service.pool.max_idle, service.pool.idle)
             keys.add(key)
+            found.append((one, self._kept.get(key, partial(self._keeper, service, one), retire=Keeper.retire)))
+        return found
 
-            keeper = self._kept.get(key, partial(self._keeper, service, one), retire=Keeper.retire)
+    def _service(self, service: Service, found: list[tuple[EndpointSpec, Keeper]], keys: set[Hashable]) -> ServicePlan:
+        keepers: dict[Endpoint, Keeper] = {}
+        for one, keeper in found:
             keeper.endpoint.weight = one.weight
             keeper.endpoint.region = one.region
             keeper.endpoint.count.resize(service.max_in_flight)

@@ -69,8 +69,14 @@ async def standing(folder: Path, gate: Mapping[str, Any] | None = None, **upstre
         banner = await stack.enter_async_context(await asyncio.start_server(_greet, LOOPBACK, 0))
         gateway = RunningGateway(folder, {})
         urls = {
-            **{"up": up.url, "lazy": lazy.url, "self": gateway.url, "nobody": f"http://{LOOPBACK}:{free_port()}"},
-            **{"raw": _url(raw), "banner": _url(banner.sockets[0]), "keyed": up.url, "headed": up.url},
+            "up": up.url,
+            "lazy": lazy.url,
+            "self": gateway.url,
+            "nobody": f"http://{LOOPBACK}:{free_port()}",
+            "raw": _url(raw),
+            "banner": _url(banner.sockets[0]),
+            "keyed": up.url,
+            "headed": up.url,
         }
         gateway.write(_config(urls, gate or {}))
         await stack.enter_async_context(gateway)
@@ -124,5 +130,3 @@ def _config(urls: Mapping[str, str], gate: Mapping[str, Any]) -> dict[str, Any]:
             {"id": "none", "match": {"paths": ["/none"]}, "to": {"respond": {"status": 204}}},
         ],
     }
-
-

@@ -16,7 +16,8 @@ import pytest
 from langchain_openai import ChatOpenAI
 
 from tests.kit.gateway import RunningGateway
-from tests.kit.scripted import ScriptedServer
+from tests.kit.scripted import scripted_server
+from tests.kit.wait import eventually
 
 NODE = Path(__file__).parent.parent / "node"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -32,7 +33,7 @@ pytestmark = loop_scope
 async def stand(folder: Path) -> AsyncIterator[tuple[str, str]]:
     """(the gateway's address, the model server's own) for clients to be compared on."""
     page = "<!doctype html><title>clients</title>"
-    async with ScriptedServer() as server:
+    with scripted_server(folder) as server:
         config = {
             "services": [{"id": "model", "url": server.url}],
             "routes": [
@@ -147,8 +148,6 @@ async def test_a_client_that_leaves_early_stops_the_model(through: str, direct: 
         )
         out, _ = await process.communicate()
         return json.loads(out)["open_streams"] == 0
-
-    from tests.kit.wait import eventually
 
     await eventually(cancelled, timeout=5)
 

@@ -25,7 +25,7 @@ from tests.kit.upstream import Arrived, RawUpstream
 from tests.kit.wire import Request, answer
 
 NAME = "http1-requests"
-AT_A_TIME = 24
+AT_A_TIME = 64
 FROM_UPSTREAM = "x-upstream"
 ADDED_HOST = b"\r\nHost: added.example\r\n"
 
@@ -135,7 +135,7 @@ async def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcom
     async with RawUpstream() as upstream:
         upstream.answer_with(record)
         config: dict[str, Any] = {
-            "gate": {"timeouts": {"head": "1s", "body": "1s", "keep_alive": "2s"}},
+            "gate": {"timeouts": {"head": "1s", "body": "1s", "keep_alive": "1s"}},
             "services": [{"id": "up", "url": upstream.url}],
             "routes": [{"id": "all", "match": {"paths": ["/*"]}, "to": {"service": "up"}}],
         }

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Self
 
 import pytest
 import pytest_asyncio
@@ -155,7 +156,9 @@ async def test_a_body_of_just_the_limit_passes(stand: Stand, whole: bytes | None
         return answer(b"%d" % len(await arrived.body()))
 
     stand.lazy.answer_with(count)
-    data = whole or request("POST", "/small/x", "Transfer-Encoding: chunked") + chunk(b"a" * 1000) + chunk(b"b" * 24) + LAST_CHUNK
+    data = (
+        whole or request("POST", "/small/x", "Transfer-Encoding: chunked") + chunk(b"a" * 1000) + chunk(b"b" * 24) + LAST_CHUNK
+    )
     async with await stand.client() as client:
         assert (await client.ask(data)).body == b"1024"
 
@@ -171,7 +174,7 @@ def in_thread(work: Callable[[], bytes]) -> Iterator[Future[bytes]]:
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             future.set_exception(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -241,7 +244,7 @@ class Watch:
         self.peak = self.start
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "Watch":
+    async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._look())
         return self
 
@@ -404,4 +407,3 @@ async def test_memory_does_not_grow_with_requests(stand: Stand) -> None:
     start = stand.rss_bytes()
     await many(1500)
     assert stand.rss_bytes() - start < 8 * MIB
-

@@ -137,7 +137,18 @@ HOPS = [
 
 async def test_nothing_passes_that_concerns_one_connection_only(stand: Stand) -> None:
     arrived = await sent(
-        stand, request("GET", "/up/x", *HOPS, "Connection: X-One, x-TWO", "X-One: 1", "Connection: X-Three", "X-Two: 2", "X-Three: 3", "X-Four: 4")
+        stand,
+        request(
+            "GET",
+            "/up/x",
+            *HOPS,
+            "Connection: X-One, x-TWO",
+            "X-One: 1",
+            "Connection: X-Three",
+            "X-Two: 2",
+            "X-Three: 3",
+            "X-Four: 4",
+        ),
     )
     names = {name.lower() for name, _ in arrived.headers}
     assert names.isdisjoint({line.partition(":")[0].lower() for line in HOPS})
@@ -173,9 +184,22 @@ async def test_nothing_of_the_upstreams_connection_reaches_the_client(stand: Sta
 
 async def test_fields_pass_as_they_came(stand: Stand) -> None:
     """Order, case, repeats and odd but lawful bytes."""
-    lines = ["X-B: 1", "x-a: \t two \t", "X-B: 3", "X-Empty:", "X-Obs: caf\xc3\xa9", "X.Custom|Pipe: ok", "Cookie: a=1", "Cookie: b=2"]
+    lines = [
+        "X-B: 1",
+        "x-a: \t two \t",
+        "X-B: 3",
+        "X-Empty:",
+        "X-Obs: caf\xc3\xa9",
+        "X.Custom|Pipe: ok",
+        "Cookie: a=1",
+        "Cookie: b=2",
+    ]
     arrived = await sent(stand, request("GET", "/up/x", *lines))
-    ours = [(name, value) for name, value in arrived.headers if name in {"X-B", "x-a", "X-Empty", "X-Obs", "X.Custom|Pipe", "Cookie"}]
+    ours = [
+        (name, value)
+        for name, value in arrived.headers
+        if name in {"X-B", "x-a", "X-Empty", "X-Obs", "X.Custom|Pipe", "Cookie"}
+    ]
     assert ours == [
         *(("X-B", "1"), ("x-a", "two"), ("X-B", "3"), ("X-Empty", ""), ("X-Obs", "caf\xc3\xa9")),
         *(("X.Custom|Pipe", "ok"), ("Cookie", "a=1"), ("Cookie", "b=2")),
@@ -232,7 +256,9 @@ async def test_a_valid_request_id_is_taken_over(stand: Stand) -> None:
     assert stand.up.requests[-1].header("x-request-id") == "mine.1_2-3"
 
 
-@pytest.mark.parametrize("lines", [["X-Request-Id: a b"], ["X-Request-Id: "], [f"X-Request-Id: {'a' * 129}"], ["X-Request-Id: a"] * 2])
+@pytest.mark.parametrize(
+    "lines", [["X-Request-Id: a b"], ["X-Request-Id: "], [f"X-Request-Id: {'a' * 129}"], ["X-Request-Id: a"] * 2]
+)
 async def test_another_is_replaced(stand: Stand, lines: list[str]) -> None:
     async with await stand.client() as client:
         response = await client.ask(request("GET", "/up/x", *lines))
@@ -248,7 +274,13 @@ async def test_every_request_has_an_id_of_its_own(stand: Stand) -> None:
 
 
 async def test_the_gateways_credentials_replace_the_clients(stand: Stand) -> None:
-    mine = ["Authorization: Bearer mine", "AUTHORIZATION: Basic bWluZQ==", "X-Api-Key: mine", "x_api_key: mine", "X.Api.Key: mine"]
+    mine = [
+        "Authorization: Bearer mine",
+        "AUTHORIZATION: Basic bWluZQ==",
+        "X-Api-Key: mine",
+        "x_api_key: mine",
+        "X.Api.Key: mine",
+    ]
     arrived = await sent(stand, request("GET", "/keyed/x", *mine))
     assert arrived.header("authorization") == "Bearer the-gateways-own"
     arrived = await sent(stand, request("GET", "/headed/x", *mine))
@@ -271,7 +303,20 @@ async def test_methods_that_would_show_or_pierce_the_gateway(stand: Stand, metho
 
 @pytest.mark.parametrize(
     "line",
-    ["X: a\rX-Evil: 1", "X: a\nX-Evil: 1", "X: a\x00", "X : a", " X: a", "X\t: a", ": a", "X", "X: a\r\n\tfolded", "X(: a", "X: \x0b", "X: \x7f"],
+    [
+        "X: a\rX-Evil: 1",
+        "X: a\nX-Evil: 1",
+        "X: a\x00",
+        "X : a",
+        " X: a",
+        "X\t: a",
+        ": a",
+        "X",
+        "X: a\r\n\tfolded",
+        "X(: a",
+        "X: \x0b",
+        "X: \x7f",
+    ],
 )
 async def test_a_field_that_is_none_is_refused(stand: Stand, line: str) -> None:
     assert (await refused(stand, request("GET", "/up/x", line))).status == 400
@@ -279,7 +324,9 @@ async def test_a_field_that_is_none_is_refused(stand: Stand, line: str) -> None:
 
 async def test_nothing_a_client_sends_becomes_a_field_of_an_answer(stand: Stand) -> None:
     async with await stand.client() as client:
-        response = await client.ask(request("GET", "/missing/%0d%0aX-Evil:%201?%0d%0aX-Evil:%201", "X-Request-Id: a%0d%0aX-Evil"))
+        response = await client.ask(
+            request("GET", "/missing/%0d%0aX-Evil:%201?%0d%0aX-Evil:%201", "X-Request-Id: a%0d%0aX-Evil")
+        )
     assert response.status == 404
     assert response.header("x-evil") is None
     assert b"Evil" not in response.body

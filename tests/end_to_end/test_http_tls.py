@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import time
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -52,23 +53,47 @@ def _server(ca: trustme.CA, *names: str) -> ssl.SSLContext:
     return context
 
 
-def _written(folder: Path, name: str, pem: Any) -> str:
-    path = folder / name
-    pem.write_to_path(path)
-    return str(path)
+class Authorities:
+    """Who vouches for whom, in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.gateway, self.clients, self.stranger = trustme.CA(), trustme.CA(), trustme.CA()
+        own, mine = self.gateway.issue_cert(NAME), self.clients.issue_cert("gateway@example.com")
+        self.trust = {"ca": self._written("ca.pem", self.gateway.cert_pem)}
+        self.mine = {
+            "cert": self._written("mine.pem", mine.cert_chain_pems[0]),
+            "key": self._written("mine.key", mine.private_key_pem),
+        }
+        self.port = {
+            "cert": self._written("own.pem", own.cert_chain_pems[0]),
+            "key": self._written("own.key", own.private_key_pem),
+            "client_ca": self._written("clients.pem", self.clients.cert_pem),
+        }
+
+    def _written(self, name: str, pem: trustme.Blob) -> str:
+        path = self._folder / name
+        pem.write_to_path(path)
+        return str(path)
+
+    def demanding(self) -> ssl.SSLContext:
+        context = _server(self.gateway, LOOPBACK)
+        context.verify_mode = ssl.CERT_REQUIRED
+        self.clients.configure_trust(context)
+        return context
+
+    def ancient(self) -> ssl.SSLContext:
+        context = _server(self.gateway, LOOPBACK)
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            context.maximum_version = ssl.TLSVersion.TLSv1_1
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        return context
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def standing_here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]:
     folder = tmp_path_factory.mktemp("tls")
-    ca, clients, stranger = trustme.CA(), trustme.CA(), trustme.CA()
-    own, shown = ca.issue_cert(NAME), clients.issue_cert("gateway@example.com")
-    demanding = _server(ca, "demanding.example", LOOPBACK)
-    demanding.verify_mode = ssl.CERT_REQUIRED
-    clients.configure_trust(demanding)
-    old = _server(ca, LOOPBACK)
-    old.maximum_version = ssl.TLSVersion.TLSv1_1
-    old.set_ciphers("ALL:@SECLEVEL=0")
+    known = Authorities(folder)
     async with AsyncExitStack() as stack:
 
         async def serve(context: ssl.SSLContext | None) -> RawUpstream:
@@ -76,51 +101,41 @@ async def standing_here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
             upstream.answer_with(lambda arrived: answer(arrived.request.target.encode()))
             return upstream
 
-        up = await serve(None)
-        good, named = await serve(_server(ca, LOOPBACK)), await serve(_server(ca, "inside.example"))
-        strange, asks, ancient = await serve(_server(stranger, LOOPBACK)), await serve(demanding), await serve(old)
-        trust = _written(folder, "ca.pem", ca.cert_pem)
-        mine = {
-            "cert": _written(folder, "mine.pem", shown.cert_chain_pems[0]),
-            "key": _written(folder, "mine.key", shown.private_key_pem),
-        }
-        services = [
-            {"id": "plain", "url": up.url},
-            {"id": "good", "url": good.url, "tls": {"ca": trust}},
-            {"id": "unknown", "url": good.url},
-            {"id": "strange", "url": strange.url, "tls": {"ca": trust}},
-            {"id": "any", "url": strange.url, "tls": {"verify": False}},
-            {"id": "wrong", "url": named.url, "tls": {"ca": trust}},
-            {"id": "named", "url": named.url, "tls": {"ca": trust, "server_name": "inside.example"}},
-            {"id": "silent", "url": asks.url, "tls": {"ca": trust}},
-            {"id": "shown", "url": asks.url, "tls": {"ca": trust, **mine}},
-            {"id": "ancient", "url": ancient.url, "tls": {"ca": trust}},
-            {"id": "mute", "url": up.url.replace("http:", "https:"), "tls": {"ca": trust}},
+        up, good = await serve(None), await serve(_server(known.gateway, LOOPBACK))
+        named, strange = await serve(_server(known.gateway, "inside.example")), await serve(_server(known.stranger, LOOPBACK))
+        asks, ancient = await serve(known.demanding()), await serve(known.ancient())
+        services: list[tuple[str, str, dict[str, Any]]] = [
+            ("plain", up.url, {}),
+            ("good", good.url, {"tls": known.trust}),
+            ("unknown", good.url, {}),
+            ("strange", strange.url, {"tls": known.trust}),
+            ("any", strange.url, {"tls": {"verify": False}}),
+            ("wrong", named.url, {"tls": known.trust}),
+            ("named", named.url, {"tls": {**known.trust, "server_name": "inside.example"}}),
+            ("silent", asks.url, {"tls": known.trust}),
+            ("shown", asks.url, {"tls": {**known.trust, **known.mine}}),
+            ("ancient", ancient.url, {"tls": known.trust}),
+            ("mute", up.url.replace("http:", "https:"), {"tls": known.trust}),
         ]
         config = {
-            "gate": {
-                "tls": {
-                    "cert": _written(folder, "own.pem", own.cert_chain_pems[0]),
-                    "key": _written(folder, "own.key", own.private_key_pem),
-                    "client_ca": _written(folder, "clients.pem", clients.cert_pem),
-                }
-            },
-            "services": services,
-            "routes": [
-                {
-                    "id": f"to-{service['id']}",
-                    "match": {"paths": [f"/{service['id']}/*"]},
-                    "to": {"service": service["id"]},
-                    "retries": {"attempts": 0},
-                    "timeouts": {"connect": "1s"},
-                }
-                for service in services
-            ],
+            "gate": {"tls": known.port},
+            "services": [{"id": name, "url": url, **more} for name, url, more in services],
+            "routes": [_route(name) for name, _, _ in services],
         }
         gateway = await stack.enter_async_context(RunningGateway(folder, config))
-        yield Stand(gateway, up, ca, clients)
+        yield Stand(gateway, up, known.gateway, known.clients)
         log = gateway.log_file.read_text()
         assert "ERROR" not in log, log
+
+
+def _route(service: str) -> dict[str, Any]:
+    return {
+        "id": f"to-{service}",
+        "match": {"paths": [f"/{service}/*"]},
+        "to": {"service": service},
+        "retries": {"attempts": 0},
+        "timeouts": {"connect": "1s"},
+    }
 
 
 @pytest.fixture
@@ -164,7 +179,7 @@ async def test_nothing_older(stand: Stand) -> None:
 async def test_a_client_certificate_is_demanded(stand: Stand, manner: str) -> None:
     context = stand.context(shown=manner != "none", by=trustme.CA())
     before = len(stand.up.requests)
-    with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):  # noqa: PT012
+    with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):
         async with await stand.client(context) as client:  # under TLS 1.3 the client learns of it when it reads
             await client.ask(request("GET", "/plain/x"))
     assert len(stand.up.requests) == before
@@ -225,9 +240,7 @@ async def test_an_upstream_that_is_who_it_says(stand: Stand, service: str) -> No
             assert (response.status, response.body) == (200, f"/{service}/{number}".encode())
 
 
-@pytest.mark.parametrize(
-    "service", ["unknown", "strange", "wrong", "ancient", "mute"]
-)
+@pytest.mark.parametrize("service", ["unknown", "strange", "wrong", "ancient", "mute"])
 async def test_an_upstream_that_nobody_vouches_for(stand: Stand, service: str) -> None:
     """Self-made, of another name, too old or not TLS at all: nothing is sent to it."""
     async with await stand.client(stand.context()) as client:

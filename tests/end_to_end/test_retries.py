@@ -104,6 +104,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
             "dead": {"endpoints": [{"url": nobody}, {"url": hole}], "timeouts": {"connect": "200ms"}},
             "again": one,
             "budget": one,
+            "fresh": one,
             "deadline": {**one, "timeouts": {"total": "1s"}},
             "others": {"endpoints": [{"url": ups[0].url}, {"url": ups[1].url}], "balance": "round_robin"},
             "turns": {**all_three, "balance": "round_robin"},
@@ -119,7 +120,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         }  # fmt: skip
         special: dict[str, dict[str, Any]] = {
             "never": {"retries": {"attempts": 0, "on": ["connect", "reset"]}},
-            **dict.fromkeys(("again", "budget", "others", "deadline"), ON_ALL),
+            **dict.fromkeys(("again", "budget", "fresh", "others", "deadline"), ON_ALL),
         }
         config = {
             "services": [{"id": name, **service} for name, service in services.items()],
@@ -269,19 +270,21 @@ async def test_when_nobody_can_be_connected(stage: Stage) -> None:
 # -- statuses and resets ---------------------------------------------------------------------------------------------------
 
 
+async def _pay(stage: Stage, host: str = "again") -> None:
+    """Enough requests for a few further attempts."""
+    stage.answers(answer(b"ok"))
+    for _ in range(40):
+        await stage.ask(host, "POST")
+
+
 @pytest.mark.parametrize("method", [*IDEMPOTENT, "HEAD"])
-@pytest.mark.parametrize("failure", [answer(b"no", 502), answer(b"no", 503), answer(b"no", 504), closing, resetting],
-                         ids=["502", "503", "504", "closed", "reset"])  # fmt: skip
-async def test_what_is_idempotent_is_asked_again(stage: Stage, method: str, failure: Answer | bytes) -> None:
-    if method == "HEAD" and isinstance(failure, bytes):
-        failure = failure[:-2]
-    ok = answer(b"ok")
-    arrived = stage.answers(in_turn(failure, ok[:-2] if method == "HEAD" else ok))
-    for _ in range(40):  # so that the budget has some for it
-        await stage.ask("again", "POST")
-    arrived.clear()
-    stage.answers(in_turn(failure, ok[:-2] if method == "HEAD" else ok))
-    arrived = stage.answers(in_turn(failure, ok[:-2] if method == "HEAD" else ok))
+@pytest.mark.parametrize("failure", [502, 503, 504, "closed", "reset"])
+async def test_what_is_idempotent_is_asked_again(stage: Stage, method: str, failure: int | str) -> None:
+    await _pay(stage)
+    content = b"" if method == "HEAD" else b"ok"
+    failures = {"closed": closing, "reset": resetting}
+    fails = failures[failure] if isinstance(failure, str) else answer(content, failure)
+    arrived = stage.answers(in_turn(fails, answer(content)))
     body = b"the same" if method == "PUT" else b""
     response, record = await stage.told("again", method, body=body, path="/v1/chat/completions")
     assert response.status == 200
@@ -311,9 +314,7 @@ async def test_other_statuses_are_answers(stage: Stage) -> None:
 
 
 async def test_the_last_failure_is_the_answer(stage: Stage) -> None:
-    for _ in range(40):
-        stage.answers(answer(b"ok"))
-        await stage.ask("again", "POST")
+    await _pay(stage)
     arrived = stage.answers(in_turn(answer(b"1", 502), answer(b"2", 503), answer(b"3", 504)))
     response, record = await stage.told("again")
     assert (response.status, response.body) == (504, b"3")
@@ -353,8 +354,27 @@ async def test_the_budget_is_a_fifth_and_three_at_least(stage: Stage) -> None:
 
 async def test_at_least_three_though_there_were_few_requests(stage: Stage) -> None:
     arrived = stage.answers(in_turn(answer(b"no", 503), answer(b"no", 503), answer(b"ok")))
-    response, _ = await stage.told("others")
-    assert (response.status, len(arrived)) in {(200, 2), (200, 3), (200, 1)}
+    response, _ = await stage.told("fresh")
+    assert (response.status, len(arrived)) == (200, 3)
+    arrived = stage.answers(answer(b"no", 503))
+    response, _ = await stage.told("fresh")
+    assert (response.status, len(arrived)) == (503, 2)
+    await stage.told("fresh")
+    assert len(arrived) == 3
+
+
+async def test_a_stale_connection_costs_no_further_attempt(stage: Stage) -> None:
+    """Two further attempts are allowed; what was never really sent is none of them."""
+    await _pay(stage)
+
+    def stale_once(arrived: Arrived) -> Any:
+        if arrived.connection.requests > 1:
+            return closing(arrived)
+        return answer(b"ok" if len(seen) == 4 else b"no", 200 if len(seen) == 4 else 503)
+
+    seen = stage.answers(stale_once)
+    response, record = await stage.told("again")
+    assert (response.status, record["attempts"], len(seen)) == (200, 4, 4)
 
 
 # -- Retry-After -----------------------------------------------------------------------------------------------------------
@@ -370,9 +390,7 @@ async def test_a_short_retry_after_is_waited_for(stage: Stage) -> None:
 
         return play
 
-    for _ in range(30):
-        stage.answers(answer(b"ok"))
-        await stage.ask("again", "POST")
+    await _pay(stage)
     for field in (("retry-after", "1"), ("retry-after-ms", "400")):
         times.clear()
         stage.answers(in_turn(timed(answer(b"no", 503, headers=[field])), timed(answer(b"ok"))))

@@ -1,8 +1,8 @@
 """A client that writes the bytes it is told to and reads answers strictly: a gateway that frames one badly has failed.
 
-    async with await RawClient.open(gateway.port) as client:
-        await client.send(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
-        answer = await client.answer()
+async with await RawClient.open(gateway.port) as client:
+    await client.send(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+    answer = await client.answer()
 """
 
 import asyncio

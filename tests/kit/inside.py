@@ -58,9 +58,10 @@ def gateway_of(config: Mapping[str, Any], clock: Clock | None = None) -> Gateway
         drain_bytes=1 << 20,
         drain_s=1.0,
         pseudonym=b"streamgate-test",
-        settle=lambda *args: gateway.settle(*args),
+        settle=lambda *_args: None,
     )
     gateway = Gateway(kit=kit, metrics=metrics, records=Told(), worker=b"test")
+    kit.settle = gateway.settle
     gate = spec.gate
     gateway.head_limits = HeadLimits(gate.limits.head, gate.limits.target, gate.limits.fields)
     gateway.timeouts = EdgeTimeouts(gate.timeouts.head, gate.timeouts.keep_alive, gate.timeouts.write)

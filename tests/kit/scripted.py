@@ -1,40 +1,41 @@
-"""The scripted model server as a process of its own."""
-
-from __future__ import annotations
+"""The demo's scripted model server as a process of its own, and its counts."""
 
 import asyncio
 import json
 import sys
-from typing import Self
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from tests.kit.ports import HOST
+from streamgate.demo.child import Child
+
+HOST = "127.0.0.1"
 
 
 class ScriptedServer:
-    """``async with ScriptedServer() as server:`` waits until it accepts connections; ``url`` is where."""
+    """Where it listens, and what it has counted."""
 
-    def __init__(self) -> None:
-        self.port = 0
-        self._process: asyncio.subprocess.Process | None = None
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"http://{HOST}:{port}"
 
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://{HOST}:{self.port}"
+    async def stats(self) -> dict[str, int]:
+        """``/script/stats``."""
+        return await asyncio.to_thread(self._fetch, "/script/stats", None)
 
-    async def __aenter__(self) -> Self:
-        """Start it."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "streamgate.demo.scripted", "--port", "0",
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), 20)
-        self.port = json.loads(line)["port"]
-        return self
+    async def reset(self) -> dict[str, int]:
+        """Forget what has ended."""
+        return await asyncio.to_thread(self._fetch, "/script/reset", b"")
 
-    async def __aexit__(self, *_exc: object) -> None:
-        """End it; streams that are open end with it."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+    def _fetch(self, path: str, body: bytes | None) -> dict[str, int]:
+        with urllib.request.urlopen(self.url + path, body, timeout=5) as answer:
+            counts: dict[str, int] = json.load(answer)
+        return counts
+
+
+@contextmanager
+def scripted_server(folder: Path) -> Iterator[ScriptedServer]:
+    """Start it on a free port, its output in `folder`; stop it when the block is left."""
+    with Child("scripted", [sys.executable, "-m", "streamgate.demo.scripted", "--port", "0"], folder) as child:
+        yield ScriptedServer(child.port())

@@ -1,103 +1,102 @@
-"""The admin port: what it shows, to whom, and that it shows no secret."""
+"""The admin port: what it shows, to whom, and that it shows no secret. Asked of running gateways, since Sanic serves no two
+applications of one process alike."""
 
 from __future__ import annotations
 
 import json
-import socket
+import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
+from sanic.request import Request
 
-from streamgate.admin.api import Views, is_local, make_admin
-from streamgate.observe.metrics import Metrics
-from streamgate.observe.siblings import Siblings
+from streamgate.admin.api import failed, is_local
 from tests.kit.client import RawClient, Response
+from tests.kit.gateway import RunningGateway
+from tests.kit.ports import free_port
+from tests.kit.wait import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PAGES = ["/", "/-/healthz", "/-/readyz", "/-/metrics", "/-/config"]
+SECRETS = ["t0ken", "sk-upstream", "sk-header"]
+CONFIG: dict[str, Any] = {
+    "services": [
+        {"id": "a", "url": "http://127.0.0.1:9", "credentials": {"bearer": "sk-upstream"}},
+        {"id": "unused", "url": "http://127.0.0.1:9", "credentials": {"header": "x-key", "value": "sk-header"}},
+    ],
+    "routes": [{"id": "r", "match": {"paths": ["/*"]}, "to": {"service": "a"}}],
+}
 
 
-@dataclass
-class Shown:
-    """What the views answer; a test changes it."""
-
-    reason: str | None = None
-    token: str | None = None
-    config: dict[str, Any] = field(default_factory=lambda: {"hash": "abc", "number": 1})
-    port: int = 0
-
-    async def ask(self, path: str, *lines: str, method: str = "GET", host: str | None = "localhost") -> Response:
-        fields = ([] if host is None else [f"Host: {host}"]) + list(lines)
-        version = "HTTP/1.1" if host is not None else "HTTP/1.0"
-        text = "\r\n".join([f"{method} {path} {version}", *fields, "", ""])
-        async with await RawClient.open(self.port) as client:
-            return await client.ask(text.encode(), head_only=method == "HEAD")
+async def ask(port: int, path: str, *lines: str, method: str = "GET", host: str | None = "localhost") -> Response:
+    """One request on a connection of its own; without a host it is one of HTTP/1.0."""
+    fields = ([] if host is None else [f"Host: {host}"]) + list(lines)
+    text = "\r\n".join([f"{method} {path} HTTP/1.{0 if host is None else 1}", *fields, "", ""])
+    async with await RawClient.open(port) as client:
+        return await client.ask(text.encode(), head_only=method == "HEAD")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def serving() -> AsyncIterator[Shown]:
-    shown = Shown()
-
-    def config() -> dict[str, Any]:
-        if not shown.config:
-            raise RuntimeError("sk-secret in an exception")
-        return shown.config
-
-    views = Views(lambda: shown.reason, config, Siblings(None, Metrics().families), lambda: shown.token)
-    app = make_admin("admin-under-test", views)
-    app.state.primary = False  # Sanic rewrites its protocol for the primary application, once a process
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    server = await app.create_server(sock=sock, return_asyncio_server=True, access_log=False)
-    assert server is not None
-    await server.startup()
-    await server.before_start()
-    await server.after_start()
-    shown.port = sock.getsockname()[1]
-    yield shown
-    server.server.close()
+async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
+    """On loopback, without a token."""
+    async with RunningGateway(tmp_path_factory.mktemp("open"), CONFIG) as gateway:
+        yield gateway
 
 
-@pytest.fixture
-def admin(serving: Shown) -> Shown:
-    serving.reason, serving.token, serving.config = None, None, {"hash": "abc", "number": 1}
-    return serving
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
+    """Reachable from elsewhere, with a token."""
+    gateway = RunningGateway(tmp_path_factory.mktemp("guarded"), with_token("t0ken"))
+    gateway.write(with_token("t0ken", gateway.admin_port))
+    async with gateway:
+        yield gateway
 
 
-async def test_healthz_is_about_this_process_alone(admin: Shown) -> None:
-    admin.reason = "starting"
-    response = await admin.ask("/-/healthz")
-    assert (response.status, response.body) == (200, b"ok\n")
+def with_token(token: str, port: int | None = None) -> dict[str, Any]:
+    return {"gate": {"admin": f"0.0.0.0:{port or free_port()}", "admin_token": token}, **CONFIG}
 
 
-async def test_readyz_says_why_not(admin: Shown) -> None:
-    assert (await admin.ask("/-/readyz")).status == 200
-    admin.reason = "shutting down"
-    response = await admin.ask("/-/readyz")
-    assert (response.status, response.body) == (503, b"not ready: shutting down\n")
+async def test_health_and_readiness(gateway: RunningGateway) -> None:
+    assert (await ask(gateway.admin_port, "/-/healthz")).body == b"ok\n"
+    assert (await ask(gateway.admin_port, "/-/readyz")).body == b"ready\n"
 
 
-async def test_metrics_can_be_read_by_prometheus(admin: Shown) -> None:
-    response = await admin.ask("/-/metrics")
+async def test_metrics_can_be_read_by_prometheus(gateway: RunningGateway) -> None:
+    response = await ask(gateway.admin_port, "/-/metrics")
     assert response.header("content-type") == "text/plain; version=0.0.4; charset=utf-8"
     names = {family.name for family in text_string_to_metric_families(response.body.decode())}
-    assert {"streamgate_requests", "streamgate_streams", "streamgate_reloads"} <= names
+    assert {"streamgate_requests", "streamgate_streams", "streamgate_reloads", "streamgate_upstream_connections"} <= names
 
 
-async def test_config_is_what_the_worker_shows(admin: Shown) -> None:
-    response = await admin.ask("/-/config")
-    assert json.loads(response.body) == {"hash": "abc", "number": 1}
-    assert response.header("x-config-version") == "abc"
+async def test_config_says_what_is_in_force(gateway: RunningGateway) -> None:
+    response = await ask(gateway.admin_port, "/-/config")
+    shown = json.loads(response.body)
+    assert response.header("x-config-version") == shown["hash"]
+    assert len(shown.pop("hash")) == 64
+    assert shown.pop("loaded_at") > 1_700_000_000
+    [warning] = shown.pop("warnings")
+    assert "services[1].id: no route uses this service" in warning
+    assert shown == {
+        "source": str(gateway.file),
+        "environment": None,
+        "number": 1,
+        "services": 2,
+        "routes": 1,
+        "last_error": None,
+        "restart_needed": [],
+        "reloads": {"applied": 0, "unchanged": 0, "refused": 0},
+    }
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_head_is_get_without_the_body(admin: Shown, path: str) -> None:
-    whole = await admin.ask(path)
-    head = await admin.ask(path, method="HEAD")
+async def test_head_is_get_without_the_body(gateway: RunningGateway, path: str) -> None:
+    whole = await ask(gateway.admin_port, path)
+    head = await ask(gateway.admin_port, path, method="HEAD")
     assert (head.status, head.body) == (200, b"")
     assert head.header("content-type") == whole.header("content-type")
     assert whole.header("cache-control") == head.header("cache-control") == "no-store"
@@ -105,15 +104,15 @@ async def test_head_is_get_without_the_body(admin: Shown, path: str) -> None:
 
 @pytest.mark.parametrize("path", PAGES)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-async def test_nothing_can_be_changed(admin: Shown, method: str, path: str) -> None:
-    response = await admin.ask(path, "Content-Length: 0", method=method)
+async def test_nothing_can_be_changed(gateway: RunningGateway, method: str, path: str) -> None:
+    response = await ask(gateway.admin_port, path, "Content-Length: 0", method=method)
     assert_problem(response, 405, "method_not_allowed")
     assert response.header("allow") == "GET, HEAD"
 
 
 @pytest.mark.parametrize("path", ["/nope", "/-/", "/-/healthz/", "/-/healthz/x", "/api/v1/x", "/-/../-/config", "/%2d/healthz"])
-async def test_what_is_not_there_is_a_problem(admin: Shown, path: str) -> None:
-    assert_problem(await admin.ask(path), 404, "not_found")
+async def test_what_is_not_there_is_a_problem(gateway: RunningGateway, path: str) -> None:
+    assert_problem(await ask(gateway.admin_port, path), 404, "not_found")
 
 
 def assert_problem(response: Response, status: int, code: str) -> None:
@@ -125,9 +124,9 @@ def assert_problem(response: Response, status: int, code: str) -> None:
     assert body["request_id"] == response.header("x-request-id")
 
 
-@pytest.mark.parametrize("host", ["localhost", "LocalHost:81", "127.0.0.1", "127.0.0.1:8081", "127.9.9.9", "[::1]", "[::1]:81", "localhost."])
-async def test_this_machine_s_names_are_answered(admin: Shown, host: str) -> None:
-    assert (await admin.ask("/-/config", host=host)).status == 200
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:81", "127.0.0.1", "127.0.0.1:81", "127.9.9.9", "[::1]", "[::1]:81", "localhost."])
+async def test_this_machine_s_names_are_answered(gateway: RunningGateway, host: str) -> None:
+    assert (await ask(gateway.admin_port, "/-/config", host=host)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -135,13 +134,13 @@ async def test_this_machine_s_names_are_answered(admin: Shown, host: str) -> Non
     ["evil.example", "127.0.0.1.evil.example", "127.evil.example:81", "localhost.evil.example", "10.0.0.1", "[::2]", "1", "127.0.0.1x"],
 )
 @pytest.mark.parametrize("path", ["/-/config", "/-/healthz", "/nope"])
-async def test_a_name_of_somebody_else_s_is_not(admin: Shown, host: str, path: str) -> None:
+async def test_a_name_of_somebody_else_s_is_not(gateway: RunningGateway, host: str, path: str) -> None:
     """What a page in a browser here sends after its name was bound to 127.0.0.1."""
-    assert_problem(await admin.ask(path, host=host), 403, "forbidden")
+    assert_problem(await ask(gateway.admin_port, path, host=host), 403, "forbidden")
 
 
-async def test_a_client_without_host_is_no_browser(admin: Shown) -> None:
-    assert (await admin.ask("/-/healthz", host=None)).status == 200
+async def test_a_client_without_host_is_no_browser(gateway: RunningGateway) -> None:
+    assert (await ask(gateway.admin_port, "/-/healthz", host=None)).status == 200
     assert is_local("")
 
 
@@ -150,38 +149,59 @@ async def test_a_client_without_host_is_no_browser(admin: Shown) -> None:
     ["", "Bearer", "Bearer ", "Bearer wrong", "Bearer t0ke", "Bearer t0ken2", "Basic t0ken", "t0ken", "Bearer t0ken t0ken", "Bearer é"],
 )
 @pytest.mark.parametrize("path", ["/-/config", "/-/metrics", "/", "/nope"])
-async def test_a_token_that_is_wanted_is_wanted_everywhere(admin: Shown, given: str, path: str) -> None:
-    admin.token = "t0ken"
-    lines = [f"Authorization: {given}"] if given else []
-    response = await admin.ask(path, *lines)
+async def test_a_token_that_is_wanted_is_wanted_everywhere(guarded: RunningGateway, given: str, path: str) -> None:
+    response = await ask(guarded.admin_port, path, *([f"Authorization: {given}"] if given else []))
     assert_problem(response, 401, "unauthorized")
     assert (response.header("www-authenticate") or "").startswith("Bearer")
     assert b"t0ken" not in response.body
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-async def test_the_token_opens_from_anywhere(admin: Shown, scheme: str) -> None:
-    admin.token = "t0ken"
-    response = await admin.ask("/-/config", f"Authorization: {scheme} t0ken", host="gate.example:8081")
+async def test_the_token_opens_from_anywhere(guarded: RunningGateway, scheme: str) -> None:
+    response = await ask(guarded.admin_port, "/-/config", f"Authorization: {scheme} t0ken", host="gate.example:8081")
     assert response.status == 200
 
 
 @pytest.mark.parametrize("path", ["/-/healthz", "/-/readyz"])
-async def test_health_needs_no_token(admin: Shown, path: str) -> None:
+async def test_health_needs_no_token(guarded: RunningGateway, path: str) -> None:
     """Whoever watches over processes has none, and learns nothing else."""
-    admin.token = "t0ken"
-    assert (await admin.ask(path, host="10.1.2.3:8081")).status == 200
+    assert (await ask(guarded.admin_port, path, host="10.1.2.3:8081")).status == 200
 
 
-async def test_a_new_token_counts_from_the_next_request_on(admin: Shown) -> None:
-    admin.token = "old"
-    assert (await admin.ask("/-/config", "Authorization: Bearer old")).status == 200
-    admin.token = "new"
-    assert (await admin.ask("/-/config", "Authorization: Bearer old")).status == 401
+async def test_no_page_shows_a_secret(guarded: RunningGateway) -> None:
+    for path in PAGES:
+        body = (await ask(guarded.admin_port, path, "Authorization: Bearer t0ken")).body.decode()
+        assert not [secret for secret in SECRETS if secret in body], path
+    assert not [secret for secret in SECRETS if secret in guarded.log_file.read_text()]
 
 
-async def test_a_failure_is_told_without_its_words(admin: Shown) -> None:
-    admin.config = {}
-    response = await admin.ask("/-/config")
-    assert_problem(response, 500, "internal")
-    assert b"sk-secret" not in response.body
+async def test_a_new_token_counts_after_the_reload(guarded: RunningGateway) -> None:
+    guarded.write(with_token("an0ther", guarded.admin_port))
+
+    async def taken() -> bool:
+        return (await ask(guarded.admin_port, "/-/config", "Authorization: Bearer an0ther")).status == 200
+
+    await eventually(taken, timeout=15)
+    assert (await ask(guarded.admin_port, "/-/config", "Authorization: Bearer t0ken")).status == 401
+
+
+async def test_a_failure_is_told_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("streamgate").propagate = True
+    response = failed(cast("Request", SimpleNamespace(id="an-id")), RuntimeError("sk-upstream in an exception"))
+    assert response.status == 500
+    assert "sk-upstream" not in str(response.body)
+    assert "the admin port failed" in caplog.text, "the log says why"
+
+
+async def test_the_admin_port_can_be_off(tmp_path: Path) -> None:
+    gateway = RunningGateway(tmp_path, {"gate": {"admin": "off"}, **CONFIG})
+    gateway.is_ready = lambda: answers(gateway)  # type: ignore[method-assign]  # there is no page to ask
+    async with gateway:
+        assert gateway.admin("/-/healthz")[0] == 0
+
+
+async def answers(gateway: RunningGateway) -> bool:
+    try:
+        return (await ask(gateway.port, "/")).status in {502, 503}
+    except OSError:
+        return False

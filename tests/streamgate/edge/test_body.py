@@ -29,7 +29,7 @@ class Upstream:
         self.ends = 0
         self.blocked = False
 
-    def __call__(self, data: bytes, last: bool) -> None:  # noqa: FBT001
+    def __call__(self, data: bytes, last: bool) -> None:
         assert not self.ends, "nothing comes after the last piece"
         self.pieces.append(data)
         self.ends += last
@@ -54,6 +54,9 @@ class Client:
         self.reading = Reading()
         self.body = Body(self.buffer, length, self.reading)
 
+    def is_held(self) -> bool:
+        return self.reading.held
+
     def says(self, data: bytes) -> None:
         self.buffer += data
         self.body.pull()
@@ -68,7 +71,8 @@ def test_what_was_there_before_goes_first() -> None:
     assert upstream.pieces == [b"hello"]
     client.says(b"worldGET /")
     assert (upstream.content, upstream.ends) == (b"helloworld", 1)
-    assert (client.buffer, client.body.complete, client.body.rest) == (b"GET /", True, 0)
+    assert bytes(client.buffer) == b"GET /"
+    assert (client.body.complete, client.body.rest) == (True, 0)
 
 
 def test_a_complete_body_is_sent_as_one_piece_with_its_end() -> None:
@@ -97,12 +101,12 @@ def test_without_a_taker_only_the_first_part_is_read() -> None:
     client = Client(1_000_000, b"a" * 300_000)
     client.body.pull()
     assert client.body.received == REPLAY_BYTES
-    assert client.reading.held
+    assert client.is_held()
     assert len(client.buffer) == 300_000 - REPLAY_BYTES
     upstream = Upstream()
     client.body.attach(upstream, upstream.is_blocked)
     assert upstream.content == b"a" * 300_000
-    assert not client.reading.held
+    assert not client.is_held()
     assert client.body.replay is None, "too much has gone by to send it again"
 
 
@@ -113,10 +117,10 @@ def test_a_blocked_upstream_holds_the_client() -> None:
     client.says(b"a" * 10)
     upstream.blocked = True
     client.says(b"b" * 10)
-    assert (upstream.content, client.reading.held) == (b"a" * 10, True)
+    assert (upstream.content, client.is_held()) == (b"a" * 10, True)
     upstream.blocked = False
     client.body.pull()
-    assert (upstream.content, client.reading.held) == (b"a" * 10 + b"b" * 10, False)
+    assert (upstream.content, client.is_held()) == (b"a" * 10 + b"b" * 10, False)
 
 
 def test_a_known_length_is_refused_before_anything_is_read() -> None:
@@ -148,13 +152,12 @@ def test_after_a_broken_chunk_nothing_is_read_any_more(broken: bytes) -> None:
     with pytest.raises(Fault):
         client.says(broken)
     upstream = Upstream()
-    for attempt in (
-        lambda: client.says(chunk(b"hello") + b"0\r\n\r\n"),
-        lambda: client.body.attach(upstream, upstream.is_blocked),
-        client.body.look,
-    ):
-        with pytest.raises(Fault):
-            attempt()
+    with pytest.raises(Fault):
+        client.says(chunk(b"hello") + b"0\r\n\r\n")
+    with pytest.raises(Fault):
+        client.body.attach(upstream, upstream.is_blocked)
+    with pytest.raises(Fault):
+        client.body.look()
     client.body.discard()
     with pytest.raises(Fault):
         client.body.pull()
@@ -166,10 +169,11 @@ def test_after_a_broken_chunk_nothing_is_read_any_more(broken: bytes) -> None:
 def test_discarding_reads_to_the_end_and_keeps_nothing() -> None:
     client = Client(1_000_000)
     client.says(b"a" * 100_000)
-    assert client.reading.held
+    assert client.is_held()
     client.body.discard()
     client.says(b"a" * 900_000 + b"GET /")
-    assert (client.body.complete, client.buffer, client.body.replay) == (True, b"GET /", None)
+    assert bytes(client.buffer) == b"GET /"
+    assert (client.body.complete, client.body.replay) == (True, None)
 
 
 def test_no_body_is_complete() -> None:
@@ -184,7 +188,7 @@ def test_no_body_is_complete() -> None:
     st.binary(max_size=10),
 )
 def test_whatever_happens_the_last_taker_gets_all_of_it(
-    content: bytes, chunked: bool, steps: list[tuple[int, str]], following: bytes  # noqa: FBT001
+    content: bytes, chunked: bool, steps: list[tuple[int, str]], following: bytes
 ) -> None:
     wire = content
     if chunked:

@@ -100,7 +100,8 @@ def bodies(draw: st.DrawFn) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]]:
     """(coded, content, trailers)."""
     pieces = [piece for piece in draw(st.lists(PIECES, max_size=5)) if piece]
     coded = b"".join(
-        draw(st.sampled_from([b"%x", b"%X", b"00%x"])) % len(piece) + draw(EXTENSIONS) + b"\r\n" + piece + b"\r\n" for piece in pieces
+        draw(st.sampled_from([b"%x", b"%X", b"00%x"])) % len(piece) + draw(EXTENSIONS) + b"\r\n" + piece + b"\r\n"
+        for piece in pieces
     )
     trailers = draw(TRAILERS)
     coded += b"0" + draw(EXTENSIONS) + b"\r\n" + b"".join(b"%b: %b\r\n" % pair for pair in trailers) + b"\r\n"

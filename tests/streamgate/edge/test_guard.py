@@ -65,7 +65,7 @@ def test_the_length_of_the_body(lines: list[str], length: int | None) -> None:
         ("1.0", ["Connection: close", "Connection: keep-alive"], False),
     ],
 )
-def test_whether_the_connection_may_be_kept(version: str, lines: list[str], keeps: bool) -> None:  # noqa: FBT001
+def test_whether_the_connection_may_be_kept(version: str, lines: list[str], keeps: bool) -> None:
     assert read_head(head(*lines, start=f"GET / HTTP/{version}"), LIMITS).keep_alive is keeps
 
 
@@ -127,7 +127,9 @@ def test_a_request_names_one_host(host: str | None) -> None:
     assert status_of(head(host=host)) == 400
 
 
-@pytest.mark.parametrize("host", ["", "a", "A.b-c_d", "1.2.3.4:80", "[::1]:443", "a:", "xn--e1a.example", "a%41", "0.0.0.0=5000"])
+@pytest.mark.parametrize(
+    "host", ["", "a", "A.b-c_d", "1.2.3.4:80", "[::1]:443", "a:", "xn--e1a.example", "a%41", "0.0.0.0=5000"]
+)
 def test_hosts(host: str) -> None:
     assert read_head(head(host=f"Host: {host}"), LIMITS).host == host.encode()
 
@@ -225,7 +227,9 @@ VALUES = st.one_of(
 )
 STARTS = st.one_of(
     st.sampled_from(["GET / HTTP/1.1", "POST /a?b HTTP/1.1", "PUT / HTTP/1.0", "GET http://a/ HTTP/1.1", "OPTIONS * HTTP/1.1"]),
-    st.sampled_from(["GET  / HTTP/1.1", "GET / HTTP/1.1 ", "GET / RTSP/1.0", "GET / HTTP/1.2", "GET /\t HTTP/1.1", "CONNECT a:1 HTTP/1.1"]),
+    st.sampled_from(
+        ["GET  / HTTP/1.1", "GET / HTTP/1.1 ", "GET / RTSP/1.0", "GET / HTTP/1.2", "GET /\t HTTP/1.1", "CONNECT a:1 HTTP/1.1"]
+    ),
     st.builds(lambda target: f"GET /{target} HTTP/1.1", st.text(st.characters(max_codepoint=255), max_size=5)),
 )
 ENDS = st.sampled_from(["\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r", "\r\r\n"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from routers.pools import Endpoint, Picker
+    from routers.pools import Endpoint
 
     Random: TypeAlias = Callable[[], float]
 

@@ -481,11 +481,8 @@ def _objection(entry: Entry[P], host: bytes, path: bytes, method: bytes) -> str 
     door = _Door(entry)
     table.add(entry.pattern.encode(), door)
     wanted = (entry.host or "").encode()
-    if wanted.startswith(b"*"):
-        fits = host.endswith(wanted[1:]) and len(host) >= len(wanted)
-    else:
-        fits = not wanted or host == wanted
-    if not fits:
+    below = wanted.startswith(b"*") and host.endswith(wanted[1:]) and len(host) >= len(wanted)
+    if not (below or not wanted or host == wanted):
         return f"host is not {entry.host}"
     if not any(table.find(path)):
         return f"path is not {entry.pattern}"

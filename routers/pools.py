@@ -56,7 +56,7 @@ class Endpoint:
         *("region", "seed", "tls", "weight"),
     )
 
-    def __init__(  # noqa: PLR0913  an address and what the configuration says about it
+    def __init__(
         self,
         host: str,
         port: int,

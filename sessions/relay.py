@@ -5,9 +5,10 @@ A relay carries one exchange through all its attempts. The upstream connection c
 waits for it, and per chunk there is no task, timer, log line or copy beyond the chunk frame. What it holds of a stream is bounded
 by the client transport's high-water mark (64 KiB) and one read (256 KiB): past that the upstream is not read.
 
-Nothing is committed before the first byte of an AI stream's body: until then every fault is a status, and another
-attempt is possible; any other head goes out with the first read of the body or when that read brings none. After it a fault becomes one in-band event in the client's dialect where the framing allows one, else the
-connection is cut, so that no client can take a part for the whole.
+Nothing is committed before the first byte of an AI stream's body: until then every fault is a status, and another attempt is
+possible; any other head goes out with the first read of the body, or when that read brings none. After it a fault becomes one
+in-band event in the client's dialect where the framing allows one, else the connection is cut, so that no client can take a part
+for the whole.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from streamgate.errors import (
     UpstreamTruncated,
     in_band,
 )
-from streamgate.exchange import Dialect, Exchange, State, Terminal
+from streamgate.exchange import Exchange, State, Terminal
 from streamgate.headers import Headers
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -59,7 +60,8 @@ class Client(Protocol):
 
     def cut(self, *, reset: bool) -> None:
         """Close now, losing what waits: the client must not take this for a complete answer. ``reset`` where nothing but a
-        reset tells it so, or where it reads nothing anyway."""
+        reset tells it so, or where it reads nothing anyway.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +157,8 @@ class Relay:
         "_client",
         "_end",
         "_exchange",
-        "_head",
         "_guide",
+        "_head",
         "_idle_armed",
         "_last",
         "_limits",
@@ -210,7 +212,8 @@ class Relay:
 
     def begin(self, upstream: Upstream, *, uploading: bool) -> asyncio.Future[None]:
         """Watch a new attempt over ``upstream``. The future ends when the answer has been delivered or has broken after commit;
-        it raises a Fault when nothing is committed, or Again."""
+        it raises a Fault when nothing is committed, or Again.
+        """
         self._upstream = upstream
         self.uploading = uploading
         self._upload_blocked = False
@@ -391,7 +394,8 @@ class Relay:
 
     def part(self) -> None:
         """It is over and recorded: let go of who guided it, so that nothing waits for the garbage collector. An attempt that
-        somebody cut short from outside ends with it."""
+        somebody cut short from outside ends with it.
+        """
         self._stop_watch()
         if self._upstream is not None:
             self._upstream.abandon()

@@ -79,7 +79,8 @@ class StreamEnd:
 
     def feed(self, data: bytes) -> None:
         """See the next bytes of the stream. They are looked at some tokens later, or when somebody asks: a look per token
-        would cost as much as everything else that is done for it."""
+        would cost as much as everything else that is done for it.
+        """
         seen = self._seen
         seen.append(data)
         if len(seen) > _LOOK_EVERY or len(data) > _LOOK_BYTES:

@@ -70,7 +70,8 @@ _NONE: dict[bytes, list[bytes]] = {}
 class Exchange:
     """One request on its way. Bytes are kept as they came; times are monotonic seconds.
 
-    ``headers`` holds (name as received, value) pairs, ``named`` the values of those the gateway reads itself; ``path`` is canonical, ``target`` what goes upstream with the query.
+    ``headers`` holds (name as received, value) pairs, ``named`` the values of those the gateway
+    reads itself; ``path`` is canonical, ``target`` what goes upstream with the query.
     """
 
     __slots__ = (

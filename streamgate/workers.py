@@ -94,7 +94,7 @@ class Workers:
     ``on_ended`` with the process id of every worker that has ended.
     """
 
-    def __init__(  # noqa: PLR0913  # what a main process can be told
+    def __init__(  # what a main process can be told
         self,
         size: int,
         begin: Begin,

@@ -183,7 +183,7 @@ def _answer(plan: Plan) -> dict[str, Any]:
     return {"status": answer.status, "headers": headers, "body_bytes": len(answer.body)}
 
 
-def _add_service(  # noqa: PLR0913, PLR0917  # what the stages before have found
+def _add_service(  # noqa: PLR0917  # what the stages before have found
     found: dict[str, Any], exchange: Exchange, plan: Plan, service: ServicePlan, head: Head, peer: Peer, loaded: Loaded
 ) -> None:
     spec = next(one for one in loaded.spec.services if one.id == service.id)

@@ -83,7 +83,7 @@ def merge(base: Node, over: Node) -> Node:
         return replace(base, value=merged)
     if isinstance(base.value, tuple) and isinstance(over.value, tuple):
         named_by = _naming_key(base.value + over.value)
-        if named_by is not None:
+        if named_by is not None and _are_distinct(over.value, named_by):
             return replace(base, value=_merge_named(base.value, over.value, named_by))
     return over
 
@@ -95,6 +95,11 @@ def _naming_key(items: tuple[Node, ...]) -> str | None:
     return None
 
 
+def _are_distinct(items: tuple[Node, ...], key: str) -> bool:
+    """A name twice in the overlay leaves open which is meant; its list replaces the other, and the check of the whole reports it."""
+    return len({_name(item, key) for item in items}) == len(items)
+
+
 def _name(item: Node, key: str) -> object:
     child = item.child(key)
     return None if child is None else child.value
@@ -102,9 +107,9 @@ def _name(item: Node, key: str) -> object:
 
 def _merge_named(base: tuple[Node, ...], over: tuple[Node, ...], key: str) -> tuple[Node, ...]:
     merged = list(base)
-    free = {_name(item, key): position for position, item in reversed(list(enumerate(base)))}
+    places = {_name(item, key): position for position, item in reversed(list(enumerate(base)))}
     for item in over:
-        position = free.pop(_name(item, key), None)  # popped: a name twice in the overlay stays twice, and is reported
+        position = places.get(_name(item, key))
         if position is None:
             merged.append(item)
         else:

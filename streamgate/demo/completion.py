@@ -30,7 +30,7 @@ class Heard:
     total_s: float
 
 
-def stream(  # noqa: PLR0913 (what is asked, of whom, and what is done with the answer)
+def stream(
     url: str,
     model: str,
     prompt: str,

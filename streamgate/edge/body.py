@@ -114,7 +114,8 @@ class Body:
 
     def pull(self) -> None:
         """Move what has come to the sink, or into what is kept. Raises NotFramed, TooLarge; once it has, it always does: after
-        a broken chunk nobody knows what the next bytes are."""
+        a broken chunk nobody knows what the next bytes are.
+        """
         if self._fault is not None:
             raise self._fault
         try:

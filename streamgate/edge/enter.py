@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from sanic.exceptions import MethodNotAllowed
 
-from routers.paths import BadTarget, Routes, WrongMethod as NotAllowed, canonical, split_target
+from routers.paths import BadTarget, Routes, canonical, split_target
+from routers.paths import WrongMethod as NotAllowed
 from streamgate.edge.guard import Head, HeadLimits
 from streamgate.errors import Fault, NoRoute, NotFramed, WrongMethod
 from streamgate.exchange import Dialect, Exchange, State, Terminal
@@ -31,7 +32,8 @@ _DIALECTS: Final = (Dialect.OPENAI, Dialect.OPENAI, Dialect.RESPONSES, Dialect.A
 
 def dialect_of(path: bytes) -> Dialect:
     """The dialect that clients of this path speak: the API's own path tells (OpenAI, Azure and the many that follow them;
-    Anthropic's ``/v1/messages``); everything else reads problems (RFC 9457)."""
+    Anthropic's ``/v1/messages``); everything else reads problems (RFC 9457).
+    """
     match = _AI.search(path)
     return Dialect.PROBLEM if match is None else _DIALECTS[(match.lastindex or 1) - 1]
 
@@ -180,7 +182,7 @@ class Gateway:
         cells.bytes_out += exchange.bytes_out
         self._count_and_record(exchange, cells, plan.route, exchange.pattern, plan.number, drained_bytes)
 
-    def _count_and_record(  # noqa: PLR0913  # what a record says
+    def _count_and_record(  # what a record says
         self, exchange: Exchange, cells: RouteMetrics, route: str, pattern: str, number: int, drained_bytes: int | None
     ) -> None:
         now = self.kit.clock.now()

@@ -55,7 +55,7 @@ def _identified(response: Answer | None, request_id: bytes) -> Answer:
     return Answer(found.status, (*found.headers, (b"x-request-id", request_id)), found.body)
 
 
-class _OneServed(Exception):  # noqa: N818  # no error: how Sanic's loop is left after one request
+class _OneServed(Exception):  # no error: how Sanic's loop is left after one request
     pass
 
 
@@ -194,14 +194,16 @@ class LaneHttp(Http):
 
     def _is_near(self, head: Head, body: Body) -> bool:
         """Will the end of this body be here in a moment? Else the connection cannot be promised to anybody. A client that
-        waits for a 100 may send nothing of it (RFC 9110 §10.1.1)."""
+        waits for a 100 may send nothing of it (RFC 9110 §10.1.1).
+        """
         with contextlib.suppress(Fault):
             body.look()
         return body.complete or (not head.expects and body.rest is not None and body.rest <= _REST_BYTES)
 
     async def _settle_body(self, body: Body) -> None:
         """The answer is out: let the rest of the request go nowhere. Only a body that has come whole leaves the connection
-        usable."""
+        usable.
+        """
         protocol = self.protocol
         body.discard()
         with contextlib.suppress(Fault, TimeoutError):
@@ -216,7 +218,8 @@ class LaneHttp(Http):
 
     async def _part(self) -> None:
         """Close our half, then read away what still comes until the client closes its own (RFC 9112 §9.6): a socket that is
-        closed with bytes unread is reset, and the reset overtakes the answer."""
+        closed with bytes unread is reset, and the reset overtakes the answer.
+        """
         protocol = self.protocol
         self.stage = _IDLE
         if not protocol.half_close():
@@ -451,7 +454,8 @@ class LaneProtocol(WebSocketProtocol):
 
     def close(self, timeout: float | None = None) -> None:
         """Write what waits, then close. Sanic's own aborts what a slow client has not taken within 5 s, and under TLS what lies
-        in the socket's buffer; here ``overdue`` ends a connection that does not end by itself."""
+        in the socket's buffer; here ``overdue`` ends a connection that does not end by itself.
+        """
         if self.websocket is not None:
             super().close(timeout)
         elif self.transport is not None and not self.transport.is_closing():

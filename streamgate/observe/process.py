@@ -16,7 +16,7 @@ def process_families() -> Iterable[Family]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     try:
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        files = len(os.listdir("/proc/self/fd"))
+        files = sum(1 for _ in Path("/proc/self/fd").iterdir())
     except OSError:
         resident, files = 0, 0
     cpu_s = usage.ru_utime + usage.ru_stime

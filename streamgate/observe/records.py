@@ -70,7 +70,7 @@ def masked(address: str) -> str:
     return str(ip_network((found, 24 if isinstance(found, IPv4Address) else 48), strict=False))
 
 
-def record_of(  # noqa: PLR0913  # a record names what it says
+def record_of(  # a record names what it says
     exchange: Exchange, *, ts: str, route: str, pattern: str, now: float, config: int, drained_bytes: int | None = None
 ) -> Record:
     """The record of a settled exchange. ``pattern`` stands for the path, which may hold what belongs to nobody else."""

@@ -123,7 +123,8 @@ class Connection(asyncio.Protocol):
         """Close at once; the relay hears nothing more."""
         self._relay = None
         self._on_drained = None
-        self.cancelled_at = gone_at
+        if gone_at is not None:
+            self.cancelled_at = gone_at
         if self._transport is not None:
             self._transport.abort()
 
@@ -134,7 +135,8 @@ class Connection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Read no more until ``resume_reading``; the kernel's window then stops the upstream. Without effect once the answer
-        is over: the connection may be somebody else's by then."""
+        is over: the connection may be somebody else's by then.
+        """
         if self._relay is not None and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
@@ -151,7 +153,8 @@ class Connection(asyncio.Protocol):
     def is_stale(self) -> bool:
         """Has the upstream ended this idle connection, or said something on it that nobody asked for, as far as the kernel
         knows? One poll, before a request is risked on it: the loop may not have got round to what came a moment ago, and
-        bytes that are there before a request are no answer to it."""
+        bytes that are there before a request are no answer to it.
+        """
         if self._transport is None or self._transport.is_closing():
             return True
         if self._poll is None:
@@ -190,7 +193,8 @@ class Connection(asyncio.Protocol):
 
     def _last_words(self) -> None:
         """Read what the kernel still holds. An upstream that answers and closes before it has read the request resets the
-        connection; our next write fails of that, and the answer lies there unread."""
+        connection; our next write fails of that, and the answer lies there unread.
+        """
         transport = self._transport
         if transport is None or transport.get_extra_info("ssl_object") is not None:
             return

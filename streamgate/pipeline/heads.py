@@ -1,11 +1,12 @@
 """The heads we write: the request's towards an upstream, the response's towards a client. Framing is made anew on each side
-(RFC 9112 §6); everything else passes as it came, but for what ``streamgate.headers`` says may not."""
+(RFC 9112 §6); everything else passes as it came, but for what ``streamgate.headers`` says may not.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from email.utils import formatdate
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -38,7 +39,7 @@ def field_lines(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
     return lines + b"\r\n" if lines else b""
 
 
-def request_head(  # noqa: PLR0913  # everything that may stand in a head
+def request_head(  # everything that may stand in a head
     exchange: Exchange, plan: Plan, service: ServicePlan, endpoint: Endpoint, *, peer: Peer, pseudonym: bytes,
     length: int | None,
 ) -> bytes:  # fmt: skip

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from sessions.relay import Again
 from streamgate.errors import ClientClosed, Fault, Looped, Refused, ShuttingDown
 from streamgate.exchange import Exchange, State, Terminal
 from streamgate.headers import via_loops
 from streamgate.lease import Lease
 from streamgate.pipeline.plan import Plan, ServicePlan
 from streamgate.pipeline.upstream import Kit, Link, RequestBody, Sending
-from sessions.relay import Again
 
 
 class Lane(Link, Protocol):

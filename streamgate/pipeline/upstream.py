@@ -11,7 +11,16 @@ from routers.pools import Endpoint
 from sessions.registry import Registry
 from sessions.relay import Again, Client, Framing, Relay, Response
 from streamgate.clock import Clock
-from streamgate.errors import ClientClosed, Fault, NoHealthyUpstream, Overloaded, ShuttingDown, Unreachable, UpstreamFault, UpstreamReset
+from streamgate.errors import (
+    ClientClosed,
+    Fault,
+    NoHealthyUpstream,
+    Overloaded,
+    ShuttingDown,
+    Unreachable,
+    UpstreamFault,
+    UpstreamReset,
+)
 from streamgate.exchange import Exchange, Terminal
 from streamgate.headers import Headers, Peer
 from streamgate.lease import Count, Lease
@@ -50,7 +59,8 @@ class Link(Client, Protocol):
 
     def keeps_alive(self, *, until_close: bool) -> bool:
         """Will the connection serve another request after this answer? What is said in its head is binding; ``until_close``
-        says that its body ends with the connection."""
+        says that its body ends with the connection.
+        """
         ...
 
     def say_continue(self) -> None:
@@ -100,7 +110,7 @@ class Sending:
         "relay",
     )
 
-    def __init__(  # noqa: PLR0913  # made in one place, from what a stage knows
+    def __init__(  # made in one place, from what a stage knows
         self, exchange: Exchange, plan: Plan, service: ServicePlan, link: Link, body: RequestBody, kit: Kit
     ) -> None:
         self.exchange = exchange
@@ -342,7 +352,8 @@ class Sending:
 
     def first(self, after_s: float, *, stream: bool) -> None:
         """The answer's first byte came ``after_s`` after the request: what a user of a stream waits for, and what
-        ``least_rtt`` goes by."""
+        ``least_rtt`` goes by.
+        """
         if stream:
             self._plan.metrics.first_token.observe(after_s)
         if self._endpoint is not None:

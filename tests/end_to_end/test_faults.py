@@ -590,7 +590,7 @@ async def _small_reader(port: int) -> RawClient:
     """A client whose receive buffer is small, so that what it does not read waits in the gateway."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-    sock.setblocking(False)  # noqa: FBT003
+    sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
     return RawClient(*await asyncio.open_connection(sock=sock, limit=1_024))
 

@@ -81,7 +81,7 @@ class RunningGateway:
             await eventually(self.is_ready, timeout=20)
         except BaseException:
             await self.stop()
-            print(self.log_file.read_text())  # noqa: T201  # pytest shows it with the failure
+            print(self.log_file.read_text())  # pytest shows it with the failure
             raise
         return self
 

@@ -130,7 +130,7 @@ def spelled_or_not(path: bytes, *, keep: bool = False) -> bytes | None:
 
 
 @given(PATHS | st.binary(max_size=30).map(b"/".__add__), st.booleans())
-def test_the_canonical_form_is_its_own(path: bytes, keep: bool) -> None:  # noqa: FBT001
+def test_the_canonical_form_is_its_own(path: bytes, keep: bool) -> None:
     spelled = spelled_or_not(path, keep=keep)
     assume(spelled is not None)
     assert spelled is not None
@@ -328,7 +328,7 @@ def plan(found: Matched[str] | WrongMethod | None) -> str:
         ("/a%2fb", b"/a%2Fb", True),
     ],
 )
-def test_a_pattern_is_a_whole_path_or_a_prefix_of_segments(pattern: str, path: bytes, matches: bool) -> None:  # noqa: FBT001
+def test_a_pattern_is_a_whole_path_or_a_prefix_of_segments(pattern: str, path: bytes, matches: bool) -> None:
     assert (Routes([row("p", pattern)]).match(b"h", path, b"GET") is not None) is matches
 
 

@@ -53,7 +53,7 @@ def pool(*endpoints: Endpoint) -> tuple[Pool, Shown]:
 def test_an_endpoint_is_named_as_host_fields_name_it(
     host: str,
     port: int,
-    tls: bool,  # noqa: FBT001
+    tls: bool,
     id_: str,
     authority: bytes,
 ) -> None:

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamgate.errors import Fault, UpstreamFault
 from streamgate.exchange import MOVES, Exchange, IllegalMove, State, Terminal

@@ -381,7 +381,7 @@ def test_a_unix_socket_has_no_address_and_is_trusted_by_nobody() -> None:
         ([b"HTTP/1.1 sg-1:8080"], False),
     ],
 )
-def test_a_loop_is_our_pseudonym_as_received_by(received: list[bytes], loops: bool) -> None:  # noqa: FBT001
+def test_a_loop_is_our_pseudonym_as_received_by(received: list[bytes], loops: bool) -> None:
     assert via_loops(received, b"sg-1") is loops
 
 

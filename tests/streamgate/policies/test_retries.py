@@ -188,7 +188,7 @@ def test_any_value_is_a_wait_or_nothing(value: bytes) -> None:
     assert seconds is None or 0.0 <= seconds < float("inf")
 
 
-@given(st.datetimes(datetime(1990, 1, 1), datetime(2068, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
+@given(st.datetimes(datetime(1990, 1, 1), datetime(2068, 1, 1), timezones=st.just(UTC)))
 def test_a_date_is_as_far_off_as_it_is(moment: datetime) -> None:
     moment = moment.replace(microsecond=0)
     date = format_datetime(moment, usegmt=True).encode()
@@ -227,7 +227,7 @@ def test_by_default_lost_connections_are_retried_twice_and_no_status_is() -> Non
 
 @pytest.mark.parametrize("method", [b"GET", b"POST", b"PATCH"])
 @pytest.mark.parametrize("replayable", [True, False])
-def test_where_nothing_was_sent_any_method_goes_elsewhere_at_once(method: bytes, replayable: bool) -> None:  # noqa: FBT001
+def test_where_nothing_was_sent_any_method_goes_elsewhere_at_once(method: bytes, replayable: bool) -> None:
     verdict = decide(method=method, outcome="connect", body_replayable=replayable)
     assert verdict == Verdict(retry=True, wait_s=0.0, reason="connect", elsewhere=True)
     alone = decide(method=method, outcome="connect", body_replayable=replayable, other_endpoint=False)

@@ -38,10 +38,6 @@ def dialect_of(path: bytes) -> Dialect:
     return Dialect.PROBLEM if match is None else _DIALECTS[(match.lastindex or 1) - 1]
 
 
-def _without_port(host: bytes) -> bytes:
-    return host[: host.index(b"]") + 1] if host.startswith(b"[") else host.partition(b":")[0]
-
-
 @dataclass(frozen=True, slots=True)
 class EdgeTimeouts:
     """Seconds a client has for a head, may stay between two requests, and may take nothing of what waits for it."""
@@ -101,7 +97,7 @@ class Gateway:
             raise NotFramed("The request target is not taken: " + error.reason) from None
         method = head.method
         host = target.authority or head.host
-        found = self.routes.match(host if b":" not in host else _without_port(host), path, method)
+        found = self.routes.match(host, path, method)
         if found is None:
             raise NoRoute
         if isinstance(found, NotAllowed):

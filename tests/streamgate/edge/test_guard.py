@@ -194,7 +194,11 @@ PIECES = st.lists(
 ).map(b"".join)
 
 
+@settings(max_examples=400)
 @given(PIECES, st.lists(st.integers(1, 7), max_size=60))
+@example(b"GET\n", [3])
+@example(b"GET\r\rX", [4])
+@example(b"GET\r\nX\rY", [7])
 def test_cutting_makes_no_difference_to_what_is_seen_in_an_unfinished_head(data: bytes, cuts: list[int]) -> None:
     def refused(look: bytes, looked: int = 0) -> bool:
         try:

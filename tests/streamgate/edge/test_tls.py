@@ -82,7 +82,7 @@ async def test_a_renewed_certificate_is_shown_to_whoever_comes_next(tmp_path: Pa
         await shown(context, believing(first))
 
 
-@pytest.mark.parametrize("broken", ["key of another", "half a file", "no file"])
+@pytest.mark.parametrize("broken", ["key of another", "certificate of another", "half a file", "no file"])
 async def test_a_pair_that_does_not_fit_changes_nothing(tmp_path: Path, broken: str) -> None:
     ca = trustme.CA()
     settings = write(tmp_path, ca)
@@ -90,6 +90,8 @@ async def test_a_pair_that_does_not_fit_changes_nothing(tmp_path: Path, broken: 
     _, before = await shown(context, believing(ca))
     if broken == "key of another":
         ca.issue_cert(NAME).private_key_pem.write_to_path(tmp_path / "key.pem")
+    elif broken == "certificate of another":  # the new one is there already, its key is not
+        ca.issue_cert(NAME).cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     elif broken == "half a file":
         (tmp_path / "cert.pem").write_bytes((tmp_path / "cert.pem").read_bytes()[:200])
     else:

@@ -30,7 +30,7 @@ from tests.kit.clock import ManualClock
 from tests.kit.ports import HOST, black_hole, refused_port
 from tests.kit.upstream import RawUpstream
 from tests.kit.wait import eventually
-from tests.kit.wire import answer, chunk, chunked, head
+from tests.kit.wire import LAST_CHUNK, answer, chunk, chunked, head
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

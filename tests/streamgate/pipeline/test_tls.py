@@ -1,5 +1,6 @@
-"""Whom we believe upstream, and whom we tell that we are, by handshakes in memory."""
+"""TLS towards upstreams, tried on a server that speaks it."""
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
@@ -9,112 +10,86 @@ import trustme
 
 from streamgate.config.spec_service import UpstreamTls
 from streamgate.pipeline.tls import upstream_context
+from tests.kit.upstream import HOST, RawUpstream
 
-NAME = "model.example"
-
-
-@pytest.fixture(scope="module")
-def ca() -> trustme.CA:
-    return trustme.CA()
+AUTHORITY, STRANGER = trustme.CA(), trustme.CA()
 
 
-@pytest.fixture(scope="module")
-def ca_file(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
-    file = tmp_path_factory.mktemp("ca") / "ca.pem"
-    ca.cert_pem.write_to_path(str(file))
-    return str(file)
-
-
-def settings(**given: Any) -> UpstreamTls:
-    return UpstreamTls.model_validate(given)
-
-
-def server(ca: trustme.CA, *, clients: trustme.CA | None = None, newest: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert(NAME).configure_cert(context)
+def serving(authority: trustme.CA = AUTHORITY, *, asks: trustme.CA | None = None, name: str = HOST) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name).configure_cert(context)
     context.set_alpn_protocols(["h2", "http/1.1"])
-    if clients is not None:
-        clients.configure_trust(context)
+    if asks is not None:
+        asks.configure_trust(context)
         context.verify_mode = ssl.CERT_REQUIRED
-    if newest is not None:
-        context.minimum_version, context.maximum_version = ssl.TLSVersion.MINIMUM_SUPPORTED, newest
     return context
 
 
-def shake(client: ssl.SSLContext, server: ssl.SSLContext, name: str = NAME) -> tuple[ssl.SSLObject, ssl.SSLObject]:
-    """Let both shake hands; raises ssl.SSLError as the one that objects does."""
-    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
-    sides = [client.wrap_bio(down, up, server_hostname=name), server.wrap_bio(up, down, server_side=True)]
-    waiting = list(sides)
-    for _ in range(10):
-        for side in tuple(waiting):
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            waiting.remove(side)
-    assert not waiting
-    return sides[0], sides[1]
+def trusting(tmp_path: Path, authority: trustme.CA = AUTHORITY, **more: Any) -> ssl.SSLContext:
+    file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    return upstream_context(UpstreamTls.model_validate({"ca": str(file), **more}))
 
 
-def test_the_systems_authorities_are_believed_and_nobody_else(ca: trustme.CA) -> None:
-    context = upstream_context(None)
-    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+async def shake(server: ssl.SSLContext, client: ssl.SSLContext, name: str = HOST) -> ssl.SSLObject:
+    """Connect, and hear one byte, since a refused certificate of ours shows only then."""
+    async with RawUpstream(tls=server) as upstream:
+        reader, writer = await asyncio.open_connection(HOST, upstream.port, ssl=client, server_hostname=name)
+        try:
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await (await upstream.next_request()).send(b"x")
+            assert await reader.read(1) == b"x"
+            found: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            return found
+        finally:
+            writer.transport.abort()
+
+
+async def test_only_whom_the_authority_vouches_for_is_believed(tmp_path: Path) -> None:
+    await shake(serving(), trusting(tmp_path))
     with pytest.raises(ssl.SSLCertVerificationError):
-        shake(context, server(ca))
+        await shake(serving(STRANGER), trusting(tmp_path))
     with pytest.raises(ssl.SSLCertVerificationError):
-        shake(upstream_context(settings()), server(ca))
-
-
-def test_a_named_authority_is_believed_and_http11_is_spoken(ca: trustme.CA, ca_file: str) -> None:
-    ours, _ = shake(upstream_context(settings(ca=ca_file)), server(ca))
-    assert ours.selected_alpn_protocol() == "http/1.1"
-
-
-def test_in_place_of_the_systems_not_beside_them(ca_file: str) -> None:
-    assert upstream_context(settings(ca=ca_file)).cert_store_stats()["x509_ca"] == 1
-
-
-def test_another_authority_is_not(ca_file: str) -> None:
+        await shake(serving(), upstream_context(None))
     with pytest.raises(ssl.SSLCertVerificationError):
-        shake(upstream_context(settings(ca=ca_file)), server(trustme.CA()))
+        await shake(serving(), upstream_context(UpstreamTls()))
 
 
-def test_the_name_is_checked(ca: trustme.CA, ca_file: str) -> None:
-    with pytest.raises(ssl.SSLCertVerificationError, match=r"(?i)hostname mismatch"):
-        shake(upstream_context(settings(ca=ca_file)), server(ca), name="other.example")
+async def test_the_name_is_checked(tmp_path: Path) -> None:
+    await shake(serving(name="model.example"), trusting(tmp_path), "model.example")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await shake(serving(name="model.example"), trusting(tmp_path), "other.example")
 
 
-def test_anybody_is_believed_only_on_demand() -> None:
-    shake(upstream_context(settings(verify=False)), server(trustme.CA()), name="other.example")
+async def test_anybody_is_believed_where_that_was_asked_for(tmp_path: Path) -> None:
+    await shake(serving(STRANGER, name="other.example"), trusting(tmp_path, verify=False))
 
 
-def test_nothing_older_than_tls_12(ca: trustme.CA, ca_file: str) -> None:
-    assert upstream_context(None).minimum_version is ssl.TLSVersion.TLSv1_2
-    context = upstream_context(settings(ca=ca_file))
-    ours, _ = shake(context, server(ca, newest=ssl.TLSVersion.TLSv1_2))
-    assert ours.version() == "TLSv1.2"
+async def test_http_1_is_agreed_upon(tmp_path: Path) -> None:
+    assert (await shake(serving(), trusting(tmp_path))).selected_alpn_protocol() == "http/1.1"
 
 
-def test_our_certificate_is_shown_to_whoever_asks(ca: trustme.CA, ca_file: str, tmp_path: Path) -> None:
-    clients = trustme.CA()
-    issued = clients.issue_cert("gateway.example")
-    (tmp_path / "cert.pem").write_bytes(issued.cert_chain_pems[0].bytes())
-    (tmp_path / "key.pem").write_bytes(issued.private_key_pem.bytes())
-    ours = settings(ca=ca_file, cert=str(tmp_path / "cert.pem"), key=str(tmp_path / "key.pem"))
-    _, theirs = shake(upstream_context(ours), server(ca, clients=clients))
-    shown = theirs.getpeercert()
-    assert shown is not None
-    assert ("DNS", "gateway.example") in shown["subjectAltName"]
-    with pytest.raises(ssl.SSLError):
-        shake(upstream_context(settings(ca=ca_file)), server(ca, clients=clients))
+async def test_old_versions_are_not_spoken(tmp_path: Path) -> None:
+    for settings in (None, UpstreamTls(), UpstreamTls(verify=False)):
+        assert upstream_context(settings).minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
-@pytest.mark.parametrize("name", ["ca", "cert"])
-def test_what_cannot_be_read_is_said(name: str, tmp_path: Path) -> None:
-    given = {name: str(tmp_path / "none.pem")} | ({"key": str(tmp_path / "none.key")} if name == "cert" else {})
-    with pytest.raises(FileNotFoundError):
-        upstream_context(settings(**given))
-    (tmp_path / "none.pem").write_text("no certificate")
-    with pytest.raises((ssl.SSLError, FileNotFoundError)):
-        upstream_context(settings(**given))
+async def test_a_certificate_of_ours_is_shown_where_one_is_given(tmp_path: Path) -> None:
+    ours = STRANGER.issue_cert("gate.example")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(b"".join(part.bytes() for part in ours.cert_chain_pems))
+    ours.private_key_pem.write_to_path(str(key))
+    await shake(serving(asks=STRANGER), trusting(tmp_path, cert=str(cert), key=str(key)))
+    with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+        await asyncio.wait_for(shake(serving(asks=STRANGER), trusting(tmp_path)), 3)
+
+
+async def test_files_that_cannot_be_used_are_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        upstream_context(UpstreamTls.model_construct(ca=tmp_path / "absent.pem"))
+    rubbish = tmp_path / "rubbish.pem"
+    rubbish.write_text("no certificate")
+    with pytest.raises((ssl.SSLError, OSError)):
+        upstream_context(UpstreamTls.model_construct(ca=rubbish))
+    with pytest.raises((ssl.SSLError, OSError)):
+        upstream_context(UpstreamTls.model_construct(ca=None, cert=rubbish, key=rubbish))

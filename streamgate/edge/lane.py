@@ -453,8 +453,8 @@ class LaneProtocol(WebSocketProtocol):
         gateway.refused(None, fault, request_id, self.peer, self.head_since)
 
     def close(self, timeout: float | None = None) -> None:
-        """Write what waits, then close. Sanic's own aborts what a slow client has not taken within 5 s, and under TLS what lies
-        in the socket's buffer; here ``overdue`` ends a connection that does not end by itself.
+        """Write what waits, then close. Sanic's own aborts what a slow client has not taken within 5 s; here ``overdue`` ends a
+        connection that does not end by itself.
         """
         if self.websocket is not None:
             super().close(timeout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from routers.pools import Endpoint, Pool
 from sessions.relay import Limits
@@ -22,7 +22,7 @@ class ServicePlan:
     pool: Pool
     keepers: Mapping[Endpoint, Keeper]
     connect_s: float | None
-    credentials: bytes
+    credentials: bytes = field(repr=False)
     withheld: frozenset[bytes]
     budget: Budget
     metrics: ServiceMetrics

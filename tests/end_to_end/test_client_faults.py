@@ -41,7 +41,13 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
         def to(service: str, prefix: str, **more: Any) -> dict[str, Any]:
             rewrite = {"strip_prefix": prefix} if prefix else None
             match = {"paths": [f"{prefix}/*"], "hosts": ["127.0.0.1"]}
-            return {"id": service + prefix.replace("/", "-"), "match": match, "to": {"service": service}, "rewrite": rewrite, **more}
+            return {
+                "id": service + prefix.replace("/", "-"),
+                "match": match,
+                "to": {"service": service},
+                "rewrite": rewrite,
+                **more,
+            }
 
         config = {
             "services": [
@@ -116,7 +122,9 @@ def messages(url: str, script: str) -> str:
 def messages_raw(url: str, script: str) -> str:
     with anthropic_at(url, script) as client:
         stream = client.messages.create(model="m", max_tokens=64, messages=MESSAGES, stream=True)
-        return "".join(event.delta.text for event in stream if event.type == "content_block_delta" and event.delta.type == "text_delta")
+        return "".join(
+            event.delta.text for event in stream if event.type == "content_block_delta" and event.delta.type == "text_delta"
+        )
 
 
 def messages_whole(url: str, script: str) -> str:
@@ -157,7 +165,9 @@ async def test_a_broken_stream_is_an_error_of_theirs(client: Client, how: str, u
         return
     with pytest.raises((openai.APIError, anthropic.APIError)) as caught:
         await asyncio.to_thread(client, url, BROKEN[how])
-    assert not isinstance(caught.value, (openai.APIConnectionError, anthropic.APIConnectionError)), "they were told, not cut off"
+    assert not isinstance(caught.value, (openai.APIConnectionError, anthropic.APIConnectionError)), (
+        "they were told, not cut off"
+    )
 
 
 @pytest.mark.parametrize("client", ANSWERS, ids=name)
@@ -237,7 +247,13 @@ async def said(gateway: RunningGateway) -> Said:
     wanted += [["whole", "", WHOLE], ["whole", "", "tokens=6, cut_after=3"]]
     wanted += [[client, prefix, WHOLE] for client in ("chat", "whole", "messages", "vercel") for prefix in ("/away", "/small")]
     process = await asyncio.create_subprocess_exec(
-        "node", "faults.mjs", gateway.url, json.dumps(wanted), cwd=NODE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        "node",
+        "faults.mjs",
+        gateway.url,
+        json.dumps(wanted),
+        cwd=NODE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     out, err = await asyncio.wait_for(process.communicate(), 90)
     assert process.returncode == 0, err.decode()

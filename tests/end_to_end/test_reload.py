@@ -222,7 +222,12 @@ async def test_changes_that_need_a_restart_are_named(tmp_path: Path) -> None:
     async with RawUpstream() as upstream, RunningGateway(tmp_path, config({"a": upstream.url}, "a")) as gateway:
         upstream.answer_with(lambda _arrived: answer(b"ok"))
         assert (await shown(gateway))["restart_needed"] == []
-        gate = {"bind": f"127.0.0.1:{free_port()}", "admin": f"127.0.0.1:{free_port()}", "workers": 2, "limits": {"target": "100B"}}
+        gate = {
+            "bind": f"127.0.0.1:{free_port()}",
+            "admin": f"127.0.0.1:{free_port()}",
+            "workers": 2,
+            "limits": {"target": "100B"},
+        }
         gateway.write(
             config({"a": upstream.url}, "a", gate=gate, state={"url": "redis://127.0.0.1:1/0"}, telemetry={"records": "off"})
         )

@@ -34,12 +34,21 @@ class Desk:
         route = {"id": "all", "match": {"paths": ["/*"]}, "to": {"service": to}}
         gate = {"admin_token": "t0ken", **(gate or {})}
         records = {"records": "off"}
-        self.file.write_text(yaml.safe_dump({"gate": gate, "telemetry": records, "services": [SERVICE], "routes": [route], **top}))
+        self.file.write_text(
+            yaml.safe_dump({"gate": gate, "telemetry": records, "services": [SERVICE], "routes": [route], **top})
+        )
 
     def post(self, **changes: Any) -> Post:
         source = Source(self.file)
         loaded = source.read()
-        fields = {"source": source, "loaded": loaded, "started": loaded.spec, "name": b"gate", "data": self.socket, "admin": None}
+        fields = {
+            "source": source,
+            "loaded": loaded,
+            "started": loaded.spec,
+            "name": b"gate",
+            "data": self.socket,
+            "admin": None,
+        }
         return Post(**{**fields, **changes})
 
     def worker(self, **changes: Any) -> Worker:
@@ -69,7 +78,17 @@ async def test_it_begins_with_what_it_was_given_not_with_the_file(desk: Desk) ->
 async def test_what_it_shows_holds_no_secret(desk: Desk) -> None:
     worker = desk.worker()
     shown = worker._shown()
-    assert {"hash", "source", "environment", "loaded_at", "number", "warnings", "last_error", "restart_needed", "reloads"} <= set(shown)
+    assert {
+        "hash",
+        "source",
+        "environment",
+        "loaded_at",
+        "number",
+        "warnings",
+        "last_error",
+        "restart_needed",
+        "reloads",
+    } <= set(shown)
     desk.write(to="nowhere")
     await worker.reload()
     for text in (json.dumps(shown), json.dumps(worker._shown())):

@@ -124,14 +124,25 @@ def assert_problem(response: Response, status: int, code: str) -> None:
     assert body["request_id"] == response.header("x-request-id")
 
 
-@pytest.mark.parametrize("host", ["localhost", "LocalHost:81", "127.0.0.1", "127.0.0.1:81", "127.9.9.9", "[::1]", "[::1]:81", "localhost."])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LocalHost:81", "127.0.0.1", "127.0.0.1:81", "127.9.9.9", "[::1]", "[::1]:81", "localhost."]
+)
 async def test_this_machine_s_names_are_answered(gateway: RunningGateway, host: str) -> None:
     assert (await ask(gateway.admin_port, "/-/config", host=host)).status == 200
 
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "127.0.0.1.evil.example", "127.evil.example:81", "localhost.evil.example", "10.0.0.1", "[::2]", "1", "127.0.0.1x"],
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "127.evil.example:81",
+        "localhost.evil.example",
+        "10.0.0.1",
+        "[::2]",
+        "1",
+        "127.0.0.1x",
+    ],
 )
 @pytest.mark.parametrize("path", ["/-/config", "/-/healthz", "/nope"])
 async def test_a_name_of_somebody_else_s_is_not(gateway: RunningGateway, host: str, path: str) -> None:
@@ -146,7 +157,18 @@ async def test_a_client_without_host_is_no_browser(gateway: RunningGateway) -> N
 
 @pytest.mark.parametrize(
     "given",
-    ["", "Bearer", "Bearer ", "Bearer wrong", "Bearer t0ke", "Bearer t0ken2", "Basic t0ken", "t0ken", "Bearer t0ken t0ken", "Bearer é"],
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        "Bearer t0ke",
+        "Bearer t0ken2",
+        "Basic t0ken",
+        "t0ken",
+        "Bearer t0ken t0ken",
+        "Bearer é",
+    ],
 )
 @pytest.mark.parametrize("path", ["/-/config", "/-/metrics", "/", "/nope"])
 async def test_a_token_that_is_wanted_is_wanted_everywhere(guarded: RunningGateway, given: str, path: str) -> None:

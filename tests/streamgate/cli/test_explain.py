@@ -78,7 +78,9 @@ def test_a_relayed_request_from_line_to_upstream() -> None:
 
 def test_no_secret_is_shown() -> None:
     for more in ((), ("--json",)):
-        result = explain("POST", "/v1/x", "-H", "Cookie: c00kie", "-H", "X-Api-Key: k3y", "-H", "Authorization: Bearer mine", *more)
+        result = explain(
+            "POST", "/v1/x", "-H", "Cookie: c00kie", "-H", "X-Api-Key: k3y", "-H", "Authorization: Bearer mine", *more
+        )
         assert result.exit_code == 0
         assert not [word for word in ("sk-secret", "c00kie", "k3y", "mine") if word in result.output]
 
@@ -116,7 +118,11 @@ def test_endpoints_by_hash() -> None:
 
 def test_an_answer_of_the_gateway_s_own() -> None:
     found = told("GET", "http://www.b.example:8080/hello#top")
-    assert (found["outcome"], found["request"]["host"], found["request"]["target"]) == ("answered", "www.b.example:8080", "/hello")
+    assert (found["outcome"], found["request"]["host"], found["request"]["target"]) == (
+        "answered",
+        "www.b.example:8080",
+        "/hello",
+    )
     assert found["answer"] == {
         "status": 418, "headers": {"X-A": "b", "Content-Type": "text/plain; charset=utf-8"}, "body_bytes": 2,
     }  # fmt: skip

@@ -55,7 +55,9 @@ def test_a_pair_that_belongs_together_is_fit(folder: Path) -> None:
         ("one.cert", "one.key", "one.key", "ca", "no certificate in PEM"),
     ],
 )
-def test_what_cannot_be_used_is_told(folder: Path, cert: str | None, key: str | None, ca: str | None, where: str, why: str) -> None:
+def test_what_cannot_be_used_is_told(
+    folder: Path, cert: str | None, key: str | None, ca: str | None, where: str, why: str
+) -> None:
     found = why_unfit(*(None if name is None else folder / name for name in (cert, key, ca)))
     assert found is not None
     assert found[0] == where

@@ -413,6 +413,8 @@ class Keeper:
             raise ConnectTimeout(note=endpoint.id) from error
         except ssl.SSLError as error:
             raise Unreachable("The upstream's TLS was not accepted", note=f"{endpoint.id}: {error.reason}") from error
+        except UnicodeError as error:
+            raise Unreachable("The upstream's name is no host name", note=endpoint.id) from error
         except OSError as error:
             raise Unreachable(note=f"{endpoint.id}: {error.strerror or type(error).__name__}") from error
 

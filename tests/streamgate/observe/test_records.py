@@ -281,3 +281,25 @@ def test_a_descriptor_that_is_none_is_no_reason_to_fall() -> None:
     records.add(record())
     records.close()
     assert (records.written, records.dropped) == (0, 1)
+
+
+async def test_a_disk_that_stays_full_for_a_while_glues_no_lines_together(file: tuple[Path, int]) -> None:
+    path, fd = file
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    records = Records(fd)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        for number in (1, 2):  # a part of the first fits, of the second nothing
+            records.add(record(request_id=b"early"))
+            await eventually(lambda number=number: records.dropped == number)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        records.add(record(request_id=b"late"))
+        await eventually(lambda: records.written == 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+        records.close()
+    torn, last = path.read_text().splitlines()
+    assert len(torn) == 100
+    assert json.loads(last)["request_id"] == "late"

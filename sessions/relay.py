@@ -66,7 +66,10 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Deadlines in seconds, None for off. ``body_s`` and ``write_s`` are the client's, the others the upstream's."""
+    """Deadlines in seconds, None for off. ``body_s`` and ``write_s`` are the client's, the others the upstream's.
+
+    ``first_byte_s`` is the time to the head, and for an AI stream to its first event: a head alone says nothing to anybody.
+    """
 
     first_byte_s: float | None = 60.0
     idle_s: float | None = 120.0

@@ -31,6 +31,7 @@ from sessions.registry import Registry
 from streamgate.admin.api import Views, make_admin
 from streamgate.catalogue import PICKERS
 from streamgate.clock import SystemClock
+from streamgate.config.certificates import Identities, identities, identities_of
 from streamgate.config.compile import Snapshot
 from streamgate.config.load import Loaded
 from streamgate.config.problem import ConfigurationError
@@ -102,16 +103,19 @@ class Worker:
         self._tasks = Tasks(self._task_failed)
         self._builder = Builder(kept=self._kept, metrics=self._metrics, clock=self._clock, pickers=PICKERS)
         self._reload: Reload[Built] = Reload(
-            self._ahead, self._builder.build, now_wall=self._clock.wall(), on_swap=self._swapped, on_outcome=self._outcome
-        )
+            self._ahead, self._builder.build, now_wall=self._clock.wall(), beside=identities_of, on_swap=self._swapped,
+            on_outcome=self._outcome,
+        )  # fmt: skip
         self._reloading = asyncio.Lock()
         self._reload_waits = False
         self._restart_needed: list[str] = []
         self._tls = tls
-        self._certificate = _identities(post.tls)
+        self._certificate = _certificate(post.tls)
         snapshot = self._reload.current
         gate = snapshot.spec.gate
-        records = Records(_records_fd(post.started.telemetry))
+        telemetry = post.started.telemetry
+        shared = post.pipe is not None or telemetry.records == "stderr"  # by the other workers, by the log
+        records = Records(_records_fd(telemetry), shared=shared)
         kit = Kit(
             clock=self._clock,
             registry=Registry(),
@@ -158,7 +162,7 @@ class Worker:
         gc.collect()
         gc.freeze()  # what is here now stays; and what comes is mostly freed by itself: look for cycles seldom,
         gc.set_threshold(20_000, 20, 100)  # since a full look at thousands of streams holds all of them up
-        self._tasks.spawn(watch(self._files, stop=self._stop, on_change=self.reload), name="watch")
+        self._tasks.spawn(watch(lambda: self._reload.files, stop=self._stop, on_change=self.reload), name="watch")
         return self.gateway
 
     def listens(self) -> None:
@@ -236,10 +240,6 @@ class Worker:
 
     # -- configuration -------------------------------------------------------------------------------------------------
 
-    def _files(self) -> tuple[Path, ...]:
-        tls = self._reload.current.spec.gate.tls
-        return self._reload.files if tls is None else (*self._reload.files, tls.cert, tls.key)
-
     def _hang_up(self) -> None:
         if not self._reload_waits:  # one that waits will read what this one is about
             self._reload_waits = True
@@ -250,7 +250,7 @@ class Worker:
         async with self._reloading:
             self._reload_waits = False
             await asyncio.to_thread(self._ahead.fetch)
-            self._apply()
+            self._reload.apply(self._clock.wall())
 
     async def _catch_up(self) -> None:
         """What became of the files between their reading and their watching."""
@@ -258,26 +258,22 @@ class Worker:
             found = await asyncio.to_thread(self._ahead.fetch)
             current = self._reload.current
             if isinstance(found, ConfigurationError) or (found.hash, found.spec) != (current.hash, current.spec):
-                self._apply()
+                self._reload.apply(self._clock.wall())
 
-    def _apply(self) -> None:
-        if self._reload.apply(self._clock.wall()) is not Outcome.REFUSED:
-            self._renew()
-
-    def _renew(self) -> None:
-        settings = self._reload.current.spec.gate.tls
-        if self._tls is None or settings is None or (found := _identities(settings)) == self._certificate:
+    def _renew(self, settings: Tls | None) -> None:
+        if self._tls is None or settings is None or (found := _certificate(settings)) == self._certificate:
             return
         try:
             renew(self._tls, settings)
-        except OSError as error:
-            self._log.error("the new certificate cannot be used, the one before stays: %s", error)  # a file
+        except OSError as error:  # it was whole a moment ago, when it was read
+            self._log.error("the new certificate cannot be used, the one before stays: %s", error)
         else:
             self._certificate = found
             self._log.info("certificate renewed", extra={"worker": os.getpid()})
 
     def _swapped(self, _old: Snapshot[Built], new: Snapshot[Built]) -> None:
         self._put_in_force(new)
+        self._renew(new.spec.gate.tls)
 
     def _put_in_force(self, snapshot: Snapshot[Built]) -> None:
         gateway, gate, built = self.gateway, snapshot.spec.gate, snapshot.plans
@@ -362,6 +358,8 @@ class Main:
         self._log = logging.getLogger("streamgate")
         self._tasks = Tasks(lambda name, error: self._log.error("background task failed: %s", name, exc_info=error))
         self._context = multiprocessing.get_context("spawn")  # threads and loops do not survive a fork
+        self._looking = asyncio.Lock()
+        self._look_waits = False
         self._run_dir = Path(tempfile.mkdtemp(prefix="streamgate-"))
         self._workers = Workers(
             loaded.spec.gate.workers,
@@ -395,14 +393,18 @@ class Main:
 
     def _hang_up(self) -> None:
         self._workers.tell("reload")
-        self._tasks.spawn(self._look(), name="look")
+        if not self._look_waits:
+            self._look_waits = True
+            self._tasks.spawn(self._look(), name="look")
 
     async def _look(self) -> None:
-        found = await asyncio.to_thread(self._ahead.fetch)
-        if isinstance(found, ConfigurationError):
-            self._files = found.files or self._files
-        else:
-            self._good, self._files = found, found.files
+        async with self._looking:
+            self._look_waits = False
+            found = await asyncio.to_thread(self._ahead.fetch)
+            if isinstance(found, ConfigurationError):
+                self._files = found.files or self._files
+            else:
+                self._good, self._files = found, found.files
 
 
 def serve(source: Source) -> int:
@@ -468,14 +470,8 @@ def _nothing() -> None:
     """What a worker makes of Ctrl-C: the main process decides what becomes of it."""
 
 
-def _identities(tls: Tls | None) -> tuple[tuple[str, int, int], ...]:
-    """What tells a certificate's files from those that take their places."""
-    found = []
-    for path in (tls.cert, tls.key) if tls is not None else ():
-        with contextlib.suppress(OSError):
-            about = path.stat()
-            found.append((str(path), about.st_ino, about.st_mtime_ns))
-    return tuple(found)
+def _certificate(tls: Tls | None) -> Identities:
+    return () if tls is None else identities(tuple(path for path in (tls.cert, tls.key, tls.client_ca) if path is not None))
 
 
 def _records_fd(telemetry: Telemetry) -> int | None:

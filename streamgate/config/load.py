@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from streamgate.config.certificates import why_unfit
+from streamgate.config.certificates import files_of, why_unfit
 from streamgate.config.document import Document, Node, merge
 from streamgate.config.problem import ConfigurationError, Finding, Loc, Place, Problem
 from streamgate.config.secrets import resolve
@@ -39,7 +39,7 @@ class Loaded:
     """The file, as it was named."""
     environment: str | None
     files: tuple[Path, ...]
-    """Every file it was read from, secrets included: when one changes, load again."""
+    """Every file it was read from, secrets and certificates included: when one changes, load again."""
     warnings: tuple[Problem, ...]
     """What is allowed and probably not meant."""
 
@@ -61,7 +61,7 @@ def load(path: Path, *, env: str | None = None, environ: Mapping[str, str]) -> L
     fitted = fit(copy.deepcopy(resolved.data), root, broken=broken, folder=path.parent)
     crossed = cross_check(fitted.spec, why_unreadable=why_unreadable, why_unfit=why_unfit, shown=partial(_as_written, root))
     findings += [*resolved.findings, *fitted.findings, *filter(fitted.is_sound, crossed)]
-    files = (*files, *resolved.files)
+    files = (*files, *resolved.files, *files_of(fitted.spec))
     problems = _placed(findings, root, files)
     if any(problem.severity == "error" for problem in problems):
         raise ConfigurationError(problems, files)

@@ -1,8 +1,8 @@
 """The configuration in force, and how the next one takes its place: whole, by one assignment, or not at all.
 
 Read, check and compile happen beside the running configuration. Whatever fails there leaves it in force, and the
-reason is kept for whoever asks. A document with the same content is no change, unless a secret it refers to has become
-another.
+reason is kept for whoever asks. A document with the same content is no change, unless a secret or a certificate it refers to
+has become another.
 """
 
 import enum
@@ -46,8 +46,9 @@ class Reload(Generic[T]):
     """Holds the configuration in force and replaces it.
 
     `read` gives the configuration as the files are now (`load` with its arguments bound), `build` makes plans of it.
-    After a swap `on_swap(old, new)` is called, after every attempt `on_outcome(outcome, error_text)`. The first
-    configuration is read here: raises ConfigurationError, or what `build` raises.
+    `beside` tells what else it rests on is now: when that is another, it is a change. After a swap `on_swap(old, new)` is
+    called, after every attempt `on_outcome(outcome, error_text)`. The first configuration is read here: raises
+    ConfigurationError, or what `build` raises.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Reload(Generic[T]):
         build: Callable[[Spec], T],
         *,
         now_wall: float,
+        beside: Callable[[Spec], object] = lambda _spec: None,
         on_swap: Callable[[Snapshot[T], Snapshot[T]], None] = lambda _old, _new: None,
         on_outcome: Callable[[Outcome, str | None], None] = lambda _outcome, _error: None,
     ) -> None:
@@ -65,7 +67,10 @@ class Reload(Generic[T]):
         self._on_outcome = on_outcome
         self._outcomes: Counter[Outcome] = Counter()
         self._last_error: str | None = None
-        self._current = compile_snapshot(read(), build=build, now_wall=now_wall, number=1)
+        self._beside = beside
+        loaded = read()
+        self._seen_beside = beside(loaded.spec)
+        self._current = compile_snapshot(loaded, build=build, now_wall=now_wall, number=1)
         self._files = self._current.files
 
     @property
@@ -118,9 +123,13 @@ class Reload(Generic[T]):
         loaded = self._read()
         current = self._current
         self._files = loaded.files
-        if loaded.hash == current.hash and loaded.spec == current.spec:  # the spec differs when only a secret does
+        beside = self._beside(loaded.spec)
+        same = loaded.hash == current.hash and loaded.spec == current.spec  # the spec differs when only a secret does
+        if same and beside == self._seen_beside:
             return None
-        return compile_snapshot(loaded, build=self._build, now_wall=now_wall, number=current.number + 1)
+        new = compile_snapshot(loaded, build=self._build, now_wall=now_wall, number=current.number + 1)
+        self._seen_beside = beside
+        return new
 
     def _settle(self, outcome: Outcome, error_text: str | None) -> Outcome:
         self._last_error = error_text

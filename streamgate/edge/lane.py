@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import re
 import socket
 import struct
 import sys
@@ -37,6 +38,8 @@ _LINGER_S: Final = 2.0
 _PARTING_S: Final = 30.0
 """How long what it still sends is read away before the connection ends; nginx's lingering_time is as long."""
 _REST_BYTES: Final = 65_536
+_CR: Final = 13
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 _BUFFER_BYTES: Final = 65_536
 
 
@@ -100,8 +103,9 @@ class LaneHttp(Http):
         while True:
             if buffer:
                 if self.stage is _IDLE:
-                    while buffer.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request are let pass
-                        del buffer[:2]
+                    if buffer[0] == _CR:  # RFC 9112 §2.2: empty lines before a request are let pass
+                        lines = _EMPTY_LINES.match(buffer)
+                        del buffer[: lines.end() if lines is not None else 0]
                     if not buffer or buffer == b"\r":
                         await protocol.receive_more()
                         continue
@@ -222,9 +226,10 @@ class LaneHttp(Http):
         """
         protocol = self.protocol
         self.stage = _IDLE
+        protocol.idle_since = protocol.gateway.kit.clock.now()
         if not protocol.half_close():
             return
-        end = protocol.gateway.kit.clock.now() + _PARTING_S
+        end = protocol.idle_since + _PARTING_S
         while protocol.is_open() and protocol.gateway.kit.clock.now() < end:
             waiting = protocol.waiting_bytes()
             protocol.recv_buffer.clear()

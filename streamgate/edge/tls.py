@@ -28,3 +28,5 @@ def renew(context: ssl.SSLContext, settings: Tls) -> None:
     """
     server_context(settings)
     context.load_cert_chain(str(settings.cert), str(settings.key))
+    if settings.client_ca is not None:
+        context.load_verify_locations(str(settings.client_ca))  # further authorities; none is forgotten before a restart

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import stat
 import threading
 import time
 from collections import deque
@@ -103,10 +104,15 @@ def record_of(  # a record names what it says
 
 
 class Records:
-    """Where records go: a file descriptor, written by one thread in batches. ``fd`` None swallows them."""
+    """Where records go: a file descriptor, written by one thread in batches. ``fd`` None swallows them.
 
-    def __init__(self, fd: int | None) -> None:
+    ``shared``: others write to it, too. Into a pipe, as much goes at a time then as the system does not take apart (PIPE_BUF,
+    POSIX write()), or a line of theirs could stand in the middle of one of ours.
+    """
+
+    def __init__(self, fd: int | None, *, shared: bool = False) -> None:
         self._fd = fd
+        self._most_bytes = select.PIPE_BUF if shared and fd is not None and stat.S_ISFIFO(os.fstat(fd).st_mode) else 0
         self._queue: deque[bytes] = deque()
         self._wake = threading.Event()
         self._closing = False
@@ -152,7 +158,7 @@ class Records:
     def _write(self) -> None:
         queue = self._queue
         while queue:
-            batch = [queue.popleft() for _ in range(min(len(queue), 512))]
+            batch = self._next_batch() if self._most_bytes else [queue.popleft() for _ in range(min(len(queue), 512))]
             data = (b"\n" if self._torn else b"") + b"\n".join(batch) + b"\n"
             try:
                 self._put(data)
@@ -164,6 +170,15 @@ class Records:
                     queue.clear()
                 return  # a disk may have room again
             self.written += len(batch)
+
+    def _next_batch(self) -> list[bytes]:
+        """What fits into one write that is not taken apart; one record at least."""
+        queue = self._queue
+        batch = [queue.popleft()]
+        size = len(batch[0]) + 2  # its end, and perhaps one before it
+        while queue and (size := size + len(queue[0]) + 1) <= self._most_bytes:
+            batch.append(queue.popleft())
+        return batch
 
     def _put(self, data: bytes) -> None:
         fd = self._fd or 0

@@ -11,6 +11,7 @@ from routers.paths import Routes, Row
 from routers.pools import Endpoint, Picker, Pool
 from sessions.relay import Limits
 from streamgate.clock import Clock
+from streamgate.config.certificates import identities
 from streamgate.config.spec import Spec
 from streamgate.config.spec_gate import Gate
 from streamgate.config.spec_route import Respond, Route
@@ -65,7 +66,10 @@ class Builder:
         return Built(Routes(rows), frozenset(keys), tuple(route.id for route in spec.routes), tuple(services))
 
     def _keepers(self, service: Service, keys: set[Hashable]) -> list[tuple[EndpointSpec, Keeper]]:
-        tls_key = json.dumps(service.tls.model_dump(mode="json"), sort_keys=True) if service.tls else None
+        tls_key: Hashable = None
+        if (tls := service.tls) is not None:
+            files = tuple(path for path in (tls.ca, tls.cert, tls.key) if path is not None)
+            tls_key = (json.dumps(tls.model_dump(mode="json"), sort_keys=True), identities(files))
         found = []
         for one in service.all_endpoints:
             key = ("endpoint", service.id, one.url, tls_key, service.pool.max_idle, service.pool.idle)

@@ -52,7 +52,9 @@ async def gone(client: RawClient) -> None:
 
     def let_go() -> bool:
         lines = Path("/proc/net/tcp").read_text().splitlines()
-        return not any(theirs[0] in line and theirs[1] in line and line.index(theirs[0]) < line.index(theirs[1]) for line in lines)
+        return not any(
+            theirs[0] in line and theirs[1] in line and line.index(theirs[0]) < line.index(theirs[1]) for line in lines
+        )
 
     await eventually(let_go)
 
@@ -73,14 +75,21 @@ class Stage:
         return await RawClient.open(self.gateway.port)
 
     async def asks(
-        self, client: RawClient, host: str = "up", path: str = CHAT, method: str = "POST", body: bytes = b"{}", length: int | None = None
+        self,
+        client: RawClient,
+        host: str = "up",
+        path: str = CHAT,
+        method: str = "POST",
+        body: bytes = b"{}",
+        length: int | None = None,
     ) -> str:
         """Send a request, return its id."""
         self._number += 1
         number = f"c-{self._number}"
         size = len(body) if length is None else length
         await client.send(
-            f"{method} {path} HTTP/1.1\r\nHost: {host}.test\r\nx-request-id: {number}\r\nContent-Length: {size}\r\n\r\n".encode() + body
+            f"{method} {path} HTTP/1.1\r\nHost: {host}.test\r\nx-request-id: {number}\r\nContent-Length: {size}\r\n\r\n".encode()
+            + body
         )
         return number
 
@@ -126,11 +135,21 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
             "gate": {"disconnect_drain": {"time": "1s", "bytes": "64KiB", "at_once": 2}},
             "services": [{"id": name, **service} for name, service in services.items()],
             "routes": [
-                {"id": name, "match": {"paths": ["/*"], "hosts": [f"{name}.test"]}, "to": {"service": name}, **special.get(name, {})}
+                {
+                    "id": name,
+                    "match": {"paths": ["/*"], "hosts": [f"{name}.test"]},
+                    "to": {"service": name},
+                    **special.get(name, {}),
+                }
                 for name in services
             ]
             + [
-                {"id": name, "match": {"paths": ["/*"], "hosts": [f"{name}.test"]}, "to": {"service": service}, "on_disconnect": "drain"}
+                {
+                    "id": name,
+                    "match": {"paths": ["/*"], "hosts": [f"{name}.test"]},
+                    "to": {"service": service},
+                    "on_disconnect": "drain",
+                }
                 for name, service in (("drain", "up"), ("drain-early", "early"))
             ],
         }
@@ -265,7 +284,9 @@ async def test_while_another_attempt_is_waited_for(stage: Stage, leave: Leave) -
     number = await stage.asks(client, "again", method="GET", body=b"")
     arrived = await stage.up.next_request()
     await arrived.send(head(503, [("retry-after", "2"), ("content-length", "0")]))
-    await stage.until("streamgate_attempts_total", total(before, "streamgate_attempts_total", service="again") + 1, service="again")
+    await stage.until(
+        "streamgate_attempts_total", total(before, "streamgate_attempts_total", service="again") + 1, service="again"
+    )
     leave(client)
     record = await left(stage, number, before)
     assert record["attempts"] == 1

@@ -77,7 +77,8 @@ class Stage:
         async with await RawClient.open(self.gateway.port) as client:
             await client.send(
                 f"{method} {PATHS[dialect]} HTTP/1.1\r\nHost: {host}.test\r\nx-play: {number}\r\nx-request-id: {number}\r\n"
-                "Content-Length: 15\r\n\r\n".encode() + b'{"stream":true}'
+                "Content-Length: 15\r\n\r\n".encode()
+                + b'{"stream":true}'
             )
             response, broken = await read(client)
         record = await self.gateway.record(lambda record: record["request_id"] == number)
@@ -89,7 +90,9 @@ class Stage:
         told = await asyncio.gather(*(self.ask(dialect, play, host) for dialect in dialects))
         after = await at_rest(self.gateway)
         for state in {one.record["state"] for one in told}:
-            more = total(after, "streamgate_streams_total", state=state) - total(before, "streamgate_streams_total", state=state)
+            more = total(after, "streamgate_streams_total", state=state) - total(
+                before, "streamgate_streams_total", state=state
+            )
             assert more == sum(one.record["state"] == state for one in told)
         return told
 
@@ -145,7 +148,8 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
             "gate": {"timeouts": {"write": "1s"}},
             "services": [{"id": name, **service} for name, service in services.items()],
             "routes": [
-                {"id": name, "match": {"paths": ["/*"], "hosts": [f"{name}.test"]}, "to": {"service": name}} for name in services
+                {"id": name, "match": {"paths": ["/*"], "hosts": [f"{name}.test"]}, "to": {"service": name}}
+                for name in services
             ],
         }
         async with RunningGateway(tmp_path_factory.mktemp("faults"), config) as gateway:
@@ -206,7 +210,9 @@ def broke_in_band(told: Told, sent: bytes, state: str) -> None:
     assert response.body.startswith(sent), (response.body, sent)
     assert not any(mark in response.body for mark in TERMINAL)
     rest = response.body[len(sent) :]
-    assert rest.startswith(b"\n\n") is not (not sent or sent.endswith(b"\n\n")), "at an event's boundary, and nothing where there is one"
+    assert rest.startswith(b"\n\n") is not (not sent or sent.endswith(b"\n\n")), (
+        "at an event's boundary, and nothing where there is one"
+    )
     fields = dict(line.partition(b": ")[::2] for line in rest.strip().splitlines())
     data = json.loads(fields[b"data"])
     assert fields.get(b"event") == (None if told.dialect == "openai" else b"error")
@@ -287,7 +293,12 @@ async def test_closed_or_reset_before_the_head(stage: Stage, play: Play, host: s
 
 @pytest.mark.parametrize(
     "sent",
-    [b"", b"HTTP/1.1 ", b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"],
+    [
+        b"",
+        b"HTTP/1.1 ",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+    ],
 )
 async def test_silent_before_the_head_ends(stage: Stage, sent: bytes) -> None:
     stage.closings.clear()
@@ -466,7 +477,9 @@ async def test_the_connection_serves_the_next_request_after_a_stream_broke(stage
         stage.plays["again"] = (begins(PART, then=closes), dialect)
         async with await RawClient.open(stage.gateway.port) as client:
             for _ in range(3):
-                response = await client.ask(f"POST {PATHS[dialect]} HTTP/1.1\r\nHost: up.test\r\nx-play: again\r\n\r\n".encode())
+                response = await client.ask(
+                    f"POST {PATHS[dialect]} HTTP/1.1\r\nHost: up.test\r\nx-play: again\r\n\r\n".encode()
+                )
                 assert response.body.startswith(b"".join(EVENTS[dialect]) + PART + b"\n\n")
                 assert not response.closes
 

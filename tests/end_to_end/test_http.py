@@ -155,6 +155,9 @@ async def test_empty_lines_before_a_request_are_let_pass(stand: Stand) -> None:
     async with await stand.client() as client:
         assert (await client.ask(b"\r\n\r\n" + request("GET", "/local"))).body == b"local"
         assert (await client.ask(b"\r\n" + request("GET", "/local"))).body == b"local"
+        await client.send(b"\r\n" * 100_000 + b"\r", piece_bytes=50_001)
+        assert (await client.ask(b"\n" + request("GET", "/local"))).body == b"local"
+        assert (await client.ask(b"\r" + request("GET", "/local"))).status == 400
 
 
 async def test_an_idle_connection_is_closed_without_a_word(stand: Stand) -> None:

@@ -125,7 +125,12 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         config = {
             "services": [{"id": name, **service} for name, service in services.items()],
             "routes": [
-                {"id": name, "match": {"paths": ["/*"], "hosts": [f"{name}.test"]}, "to": {"service": name}, **special.get(name, {})}
+                {
+                    "id": name,
+                    "match": {"paths": ["/*"], "hosts": [f"{name}.test"]},
+                    "to": {"service": name},
+                    **special.get(name, {}),
+                }
                 for name in services
             ],
         }

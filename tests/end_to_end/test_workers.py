@@ -166,6 +166,13 @@ async def test_sighup_to_the_main_process_reaches_all(gateway: RunningGateway, u
     assert await gateway.metric("streamgate_reloads_total", outcome="applied") == 2  # one by each worker
     gateway.write(config(upstream.url))
     await everybody_shows(gateway, number=3)  # noticed without a signal, too
+    before = await gateway.metric("streamgate_reloads_total", outcome="unchanged")
+    gateway.tell(signal.SIGHUP)  # and this without a change
+
+    async def both_looked() -> bool:
+        return await gateway.metric("streamgate_reloads_total", outcome="unchanged") == before + 2
+
+    await eventually(both_looked)
 
 
 async def test_a_dead_worker_is_replaced(gateway: RunningGateway, upstream: RawUpstream) -> None:
@@ -254,8 +261,9 @@ async def test_impatience_reaches_all(tmp_path: Path) -> None:
         gateway.tell(signal.SIGTERM)
         await eventually(lambda: gateway.admin("/-/readyz")[0] == 503)
         gateway.tell(signal.SIGINT)
-        for client in clients:
-            assert b'"code":"shutdown"' in await client.chunk()
+        async with asyncio.timeout(20):
+            for client in clients:
+                assert b'"code":"shutdown"' in await client.chunk()
         assert await ended(gateway) == 0
     assert [record["state"] for record in gateway.records()] == ["shutdown"] * 12
     log_of(gateway)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from tests.kit.gateway import RunningGateway
 from tests.kit.wait import eventually
 
-_LOUD = re.compile(r"Exception in callback|never retrieved|Traceback|was never awaited|Fatal error|Unhandled|\"level\": \"error\"")
+_LOUD = re.compile(
+    r"Exception in callback|never retrieved|Traceback|was never awaited|Fatal error|Unhandled|\"level\": \"error\""
+)
 
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -23,6 +25,7 @@ async def at_rest(gateway: RunningGateway, timeout: float = 10) -> Samples:
 
     async def rests() -> bool:
         last[:] = [await gateway.metrics()]
+        assert last[0], "the gateway does not answer any more"
         busy = total(last[0], "streamgate_upstream_connections", state="active")
         return total(last[0], "streamgate_in_flight") == 0 and busy == 0
 

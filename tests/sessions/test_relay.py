@@ -303,6 +303,47 @@ async def test_times_of_tokens_are_told(bench: Bench) -> None:
     assert bench.exchange.first_byte_at == bench.clock.now() - 0.5
 
 
+async def test_each_attempt_begins_anew(bench: Bench) -> None:
+    """Nothing of an attempt that failed is left: neither its time, nor its stream, nor its upload."""
+    relay = bench.open(uploading=True)
+    relay.upload_blocked(blocked=True)
+    bench.stream()
+    relay.fail(UpstreamReset())
+    assert isinstance(bench.fault(), UpstreamReset)
+    await bench.passes(50)
+    bench.done = relay.begin(bench.upstream, uploading=True)
+    await bench.passes(4.9)
+    assert not bench.done.done()
+    await bench.passes(0.1)
+    assert isinstance(bench.fault(), RequestTimeout), "it is the client that is waited for again"
+    bench.done = relay.begin(bench.upstream, uploading=False)
+    await bench.passes(59.9)
+    assert not bench.done.done()
+    bench.guide.framing = CHUNKED
+    bench.stream(b"no stream this time")
+    relay.flush(ended=True)
+    assert bench.body() == b"no stream this time"
+    bench.ended(Terminal.COMPLETE)
+
+
+async def test_an_attempt_that_got_a_head_leaves_the_next_its_whole_first_byte(bench: Bench) -> None:
+    relay = bench.open(COUNTED)
+    assert relay.on_head(OK)
+    relay.fail(UpstreamReset())
+    bench.done = relay.begin(FakeUpstream(), uploading=False)
+    await bench.passes(59.9)
+    assert not bench.done.done()
+    await bench.passes(0.1)
+    assert isinstance(bench.fault(), FirstByteTimeout)
+
+
+async def test_an_interim_answer_to_a_client_that_left_is_not_written(bench: Bench) -> None:
+    relay = bench.open()
+    assert relay.let_go(bench.clock.now(), 1_000, 30)
+    relay.on_interim(Response(103, b"Early Hints", [], None, chunked=False, has_body=False))
+    assert bench.client.got == b""
+
+
 # -- faults before commit --------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +378,17 @@ async def test_a_part_that_was_not_committed_is_not_sent_with_the_next_attempt(b
     bench.done = relay.begin(FakeUpstream(), uploading=False)
     bench.stream(EVENT)
     assert decoded(bench.client.got) == ([EVENT], False)
+
+
+async def test_what_came_with_the_break_is_delivered_before_it(bench: Bench) -> None:
+    """One read may bring the last good bytes and the first bad ones."""
+    relay = bench.open()
+    relay.on_head(OK)
+    relay.on_body(EVENT)
+    relay.on_lost(UpstreamFault())
+    body = bench.body()
+    assert body.startswith(EVENT)
+    assert len(error_events(body)) == 1
 
 
 # -- faults after commit ---------------------------------------------------------------------------------------------------
@@ -398,7 +450,9 @@ async def test_one_error_in_the_clients_words_and_no_terminal_event(
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.PROBLEM])
 @pytest.mark.parametrize("size", [1, 2, 3, 9, len(EVENT) - 1])
 @pytest.mark.parametrize("singly", [False, True])
-async def test_an_error_never_continues_an_event_that_was_cut(bench: Bench, dialect: Dialect, size: int, *, singly: bool) -> None:
+async def test_an_error_never_continues_an_event_that_was_cut(
+    bench: Bench, dialect: Dialect, size: int, *, singly: bool
+) -> None:
     relay = bench.open(EVENTS if dialect is Dialect.PROBLEM else STREAM, dialect)
     part = EVENT[:size]
     bench.stream(EVENT, *([part[at : at + 1] for at in range(size)] if singly else [part]))
@@ -540,6 +594,7 @@ async def test_interim_answers_do_not_put_off_the_first_byte(bench: Bench) -> No
 
 async def test_silence_after_any_other_head_is_idleness(bench: Bench) -> None:
     bench.open(COUNTED)
+    await bench.passes(15)
     bench.stream()
     await bench.passes(19.9)
     assert not bench.done.done()
@@ -748,7 +803,11 @@ async def test_what_is_read_on_is_written_nowhere(bench: Bench) -> None:
 
 async def test_reading_on_before_the_first_byte(bench: Bench) -> None:
     relay = bench.open()
+    await bench.passes(15)
     assert relay.let_go(bench.clock.now(), 1_000, 30)
+    assert relay.on_head(OK)
+    await bench.passes(19.9)
+    assert not relay.done.done()
     bench.guide.framing = None  # type: ignore[assignment]  # nobody is there to compose a head for
     bench.stream(EVENT, DONE)
     relay.flush(ended=True)

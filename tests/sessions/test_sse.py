@@ -180,7 +180,10 @@ NOT_ENDED = [
     (MESSAGES, b"event: message_stop\n\n"),
     (MESSAGES, b"event: message_stop\ndata: {"),
     (MESSAGES, b'event: message_stopped\ndata: {"type":"message_stopped"}\n\n'),
-    (MESSAGES, b'data: {"type":"content_block_delta","delta":{"text":"event: message_stop\\ndata: {\\"type\\":\\"message_stop\\"}"}}\n\n'),
+    (
+        MESSAGES,
+        b'data: {"type":"content_block_delta","delta":{"text":"event: message_stop\\ndata: {\\"type\\":\\"message_stop\\"}"}}\n\n',
+    ),
     (MESSAGES, b"data: [DONE]\n\n"),
     (RESPONSES, b"event: response.completed\n"),
     (RESPONSES, b'data: {"id":1}\r\nevent: response.completed\r\n'),
@@ -330,7 +333,13 @@ def test_our_error_is_read_after_any_bytes(parts: list[bytes]) -> None:
 
 
 @settings(max_examples=300)
-@given(st.lists(st.sampled_from([b"\r", b"\n", b"data: [DONE]", b"event: message_stop", b'data: {"type":"message_stop"}', b"x"]), max_size=8), st.data())
+@given(
+    st.lists(
+        st.sampled_from([b"\r", b"\n", b"data: [DONE]", b"event: message_stop", b'data: {"type":"message_stop"}', b"x"]),
+        max_size=8,
+    ),
+    st.data(),
+)
 def test_what_is_found_does_not_depend_on_the_cuts(parts: list[bytes], data: st.DataObject) -> None:
     body = b"".join(parts)
     places = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=6)))

@@ -205,11 +205,35 @@ async def test_a_new_certificate_is_put_in_place_and_a_broken_one_is_not(desk: D
     await worker.reload()
     second = worker._certificate
     assert second != first
-    assert {tmp_path / "key.pem", tmp_path / "cert.pem"} <= set(worker._files())
+    assert {tmp_path / "key.pem", tmp_path / "cert.pem"} <= set(worker._reload.files)
     (tmp_path / "key.pem").write_text("rubbish")
     await worker.reload()
     assert worker._certificate == second
     assert "gate.tls.cert" in worker._shown()["last_error"]
+
+
+async def test_a_new_authority_for_an_upstream_is_believed(desk: Desk, tmp_path: Path) -> None:
+    """Nothing in the document has changed, and connections made from now on rest on the new file."""
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    service = {"id": "a", "url": "https://127.0.0.1:9", "tls": {"ca": "ca.pem"}}
+    desk.write(services=[service])
+    worker = desk.worker()
+
+    def authorities() -> list[bytes]:
+        [row] = worker.gateway.routes.rows()
+        assert row.plan.service is not None
+        [keeper] = row.plan.service.keepers.values()
+        assert keeper.tls is not None
+        return keeper.tls.get_ca_certs(binary_form=True)
+
+    first = authorities()
+    await worker.reload()
+    assert authorities() == first
+    assert worker._shown()["reloads"]["unchanged"] == 1
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    await worker.reload()
+    assert authorities() != first
+    assert worker._shown()["reloads"]["applied"] == 1
 
 
 def test_tls_stays_as_it_was_started(desk: Desk, tmp_path: Path) -> None:

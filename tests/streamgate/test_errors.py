@@ -136,7 +136,9 @@ def test_a_whole_answer(fault: Fault, dialect: Dialect) -> None:
         assert head.get("x-should-retry") == (None if dialect is Dialect.PROBLEM else "false")
 
 
-@pytest.mark.parametrize(("asked_s", "said_s", "said_ms"), [(None, 1, 1000), (0.2, 1, 1000), (1.5, 2, 1500), (59.1, 60, 59100), (900, 60, 60000)])
+@pytest.mark.parametrize(
+    ("asked_s", "said_s", "said_ms"), [(None, 1, 1000), (0.2, 1, 1000), (1.5, 2, 1500), (59.1, 60, 59100), (900, 60, 60000)]
+)
 def test_when_to_come_back(asked_s: float | None, said_s: int, said_ms: int) -> None:
     head = fields(answer(Overloaded(retry_after_s=asked_s), Dialect.OPENAI, b"r").headers)
     assert (int(head["retry-after"]), int(head["retry-after-ms"])) == (said_s, said_ms)
@@ -163,12 +165,15 @@ def test_in_band_it_is_one_event_and_no_terminal_one(fault: Fault, dialect: Dial
     lines = event[:-2].split(b"\n")
     assert [line.partition(b":")[0] for line in lines] == ([b"data"] if dialect is Dialect.OPENAI else [b"event", b"data"])
     data = json.loads(lines[-1].removeprefix(b"data: "))
-    assert str(fault.terminal) == {
-        Dialect.OPENAI: lambda: data["error"]["code"],
-        Dialect.RESPONSES: lambda: data["code"],
-        Dialect.PROBLEM: lambda: data["code"],
-        Dialect.ANTHROPIC: lambda: str(fault.terminal),
-    }[dialect]()
+    assert (
+        str(fault.terminal)
+        == {
+            Dialect.OPENAI: lambda: data["error"]["code"],
+            Dialect.RESPONSES: lambda: data["code"],
+            Dialect.PROBLEM: lambda: data["code"],
+            Dialect.ANTHROPIC: lambda: str(fault.terminal),
+        }[dialect]()
+    )
     assert not any(mark in event for mark in (b"[DONE]", b"message_stop", b"response.completed"))
 
 

@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from streamgate.config.certificates import why_unfit
+from streamgate.config.certificates import files_of, identities, identities_of, why_unfit
 from streamgate.config.load import load
 from streamgate.config.problem import ConfigurationError
+from streamgate.config.spec import Spec
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,33 @@ def test_the_configuration_says_where_it_stands(folder: Path, tmp_path: Path) ->
         ("gate.tls.cert", 2),
         ("services[0].tls.ca", 4),
     ]
+
+
+def test_every_file_is_known() -> None:
+    service = {"id": "a", "url": "https://a", "tls": {"ca": "4", "cert": "5", "key": "6"}}
+    plain = {"id": "b", "url": "https://b", "tls": {"verify": False}}
+    spec = Spec.model_validate({"gate": {"tls": {"cert": "1", "key": "2", "client_ca": "3"}}, "services": [service, plain]})
+    assert [str(path) for path in files_of(spec)] == list("123456")
+    assert files_of(Spec()) == ()
+
+
+def test_a_file_that_takes_another_s_place_is_another(tmp_path: Path) -> None:
+    one, two, absent = tmp_path / "one", tmp_path / "two", tmp_path / "absent"
+    one.write_text("1")
+    two.write_text("2")
+    before = identities((one, two, absent))
+    assert identities((one, two, absent)) == before
+    assert len(before) == 2
+    two.replace(one)
+    assert identities((one,)) != before[:1]
+    assert identities_of(Spec()) == ()
+
+
+def test_certificates_are_among_the_files_to_watch(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "streamgate.yaml"
+    file.write_text(f"gate: {{tls: {{cert: {folder}/one.cert, key: {folder}/one.key}}}}\n")
+    assert load(file, environ={}).files == (file, folder / "one.cert", folder / "one.key")
+    file.write_text(f"gate: {{tls: {{cert: {folder}/one.cert, key: {folder}/two.key}}}}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load(file, environ={})
+    assert caught.value.files == (file, folder / "one.cert", folder / "two.key"), "to see when they are mended"

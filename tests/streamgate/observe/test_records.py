@@ -303,3 +303,26 @@ async def test_a_disk_that_stays_full_for_a_while_glues_no_lines_together(file: 
     torn, last = path.read_text().splitlines()
     assert len(torn) == 100
     assert json.loads(last)["request_id"] == "late"
+
+
+def test_two_writers_of_one_pipe_do_not_tear_each_other_s_lines() -> None:
+    """As workers that share their stdout do, while whoever reads it is slow and the pipe is full most of the time."""
+    reading, writing = os.pipe()
+    writers = [Records(writing, shared=True) for _ in range(2)]
+    for number in range(3000):
+        for index, records in enumerate(writers):
+            records.add(record(request_id=f"{index}-{number}".encode(), service="x" * (number % 400)))
+    seen = b""
+    while seen.count(b"\n") < 6000:
+        piece = os.read(reading, 3000)
+        assert piece
+        seen += piece
+    for records in writers:
+        records.close()
+    os.close(writing)
+    os.close(reading)
+    by_writer: dict[str, list[int]] = {"0": [], "1": []}
+    for line in seen.splitlines():
+        index, _, number = json.loads(line)["request_id"].partition("-")
+        by_writer[index].append(int(number))
+    assert by_writer == {"0": list(range(3000)), "1": list(range(3000))}

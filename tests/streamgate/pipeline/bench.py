@@ -104,9 +104,13 @@ class Bench:
             made.dialect = Dialect.OPENAI
         return made
 
-    def starts(self, exchange: Exchange | None = None, body: bytes | None = None, length: int | None = None) -> asyncio.Task[None]:
+    def starts(
+        self, exchange: Exchange | None = None, body: bytes | None = None, length: int | None = None
+    ) -> asyncio.Task[None]:
         """Run one exchange in a task of its own, as a connection does."""
-        self.client.body = NO_BODY if body is None else Body(bytearray(body), len(body) if length is None else length, self.client)
+        self.client.body = (
+            NO_BODY if body is None else Body(bytearray(body), len(body) if length is None else length, self.client)
+        )
         self.client.body.look()
         self.buffer = self.client.body._buffer
         self.last = exchange or self.exchange()

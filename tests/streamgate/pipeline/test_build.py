@@ -64,7 +64,9 @@ def test_a_route_to_a_service_and_one_that_answers_itself() -> None:
     assert answers.respond is not None
     assert (answers.respond.status, answers.respond.body) == (418, "é".encode())
     assert answers.respond.headers == ((b"X-A", b"b"), (b"Content-Type", b"text/plain; charset=utf-8"))
-    typed = Works().plan(route={"to": {"respond": {"status": 200, "body": "{}", "headers": {"content-type": "application/json"}}}})
+    typed = Works().plan(
+        route={"to": {"respond": {"status": 200, "body": "{}", "headers": {"content-type": "application/json"}}}}
+    )
     assert typed.respond is not None
     assert typed.respond.headers == ((b"content-type", b"application/json"),)
 
@@ -116,7 +118,13 @@ def test_what_else_a_route_says() -> None:
     assert (plan.keep_encoded_slash, plan.max_body_bytes) == (True, 1024)
     assert (plan.retries.attempts, plan.retries.on) == (5, {"reset", 503})
     plain = Works().plan()
-    assert (plain.drains, plain.strip, plain.add, plain.keep_encoded_slash, plain.max_body_bytes) == (False, None, None, False, None)
+    assert (plain.drains, plain.strip, plain.add, plain.keep_encoded_slash, plain.max_body_bytes) == (
+        False,
+        None,
+        None,
+        False,
+        None,
+    )
     assert (plain.retries.attempts, plain.retries.on) == (2, {"connect", "reset"})
 
 
@@ -209,7 +217,9 @@ def test_weights_are_in_force_at_once_for_the_new_pool() -> None:
     urls = ("http://127.0.0.1:9001", "http://127.0.0.1:9002")
 
     def weighted(*weights: int) -> Plan:
-        return works.plan({"url": None, "endpoints": [{"url": url, "weight": weight} for url, weight in zip(urls, weights, strict=True)]})
+        return works.plan(
+            {"url": None, "endpoints": [{"url": url, "weight": weight} for url, weight in zip(urls, weights, strict=True)]}
+        )
 
     for weights in ((1, 0), (0, 1), (2, 3)):
         plan = weighted(*weights)

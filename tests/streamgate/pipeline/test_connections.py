@@ -263,11 +263,15 @@ async def test_a_reset_is_no_end(raw: bytes, kind: type[Fault]) -> None:
         heard = desk.asks()
         desk.reads(*([start] if start else []))
         desk.ends(ConnectionResetError())
-        assert [type(fault) for fault in heard.faults] == [UpstreamReset if kind is UpstreamReset and start is raw else UpstreamFault]
+        assert [type(fault) for fault in heard.faults] == [
+            UpstreamReset if kind is UpstreamReset and start is raw else UpstreamFault
+        ]
         assert heard.ends == 0
 
 
-@pytest.mark.parametrize(("said", "kind"), [(answer(b"too large", 413), None), (answer(b"cut")[:-1], UpstreamFault), (b"", UpstreamReset)])
+@pytest.mark.parametrize(
+    ("said", "kind"), [(answer(b"too large", 413), None), (answer(b"cut")[:-1], UpstreamFault), (b"", UpstreamReset)]
+)
 async def test_what_was_said_before_a_reset_is_heard(desk: Desk, said: bytes, kind: type[Fault] | None) -> None:
     """An upstream that answers and closes with the request half read: our next write fails, its answer lies there unread."""
     desk.wire.unread, writing = os.pipe()
@@ -445,9 +449,16 @@ class Shop:
         return connection
 
 
-def keeper_of(port: int, clock: ManualClock, *, tls: ssl.SSLContext | None = None, name: str | None = None, **keep: Any) -> Keeper:
+def keeper_of(
+    port: int, clock: ManualClock, *, tls: ssl.SSLContext | None = None, name: str | None = None, **keep: Any
+) -> Keeper:
     return Keeper(
-        Endpoint(HOST, port, tls=tls is not None), service="s", tls=tls, server_name=name, keep_alive=KeepAlive(**keep), now=clock.now
+        Endpoint(HOST, port, tls=tls is not None),
+        service="s",
+        tls=tls,
+        server_name=name,
+        keep_alive=KeepAlive(**keep),
+        now=clock.now,
     )
 
 

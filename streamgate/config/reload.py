@@ -104,6 +104,12 @@ class Reload(Generic[T]):
             last_error=self._last_error,
         )
 
+    def is_change(self, loaded: Loaded) -> bool:
+        """Whether it is another configuration than the one in force; a secret alone shows in the spec, not in the hash."""
+        current = self._current
+        same = loaded.hash == current.hash and loaded.spec == current.spec
+        return not same or self._beside(loaded.spec) != self._seen_beside
+
     def apply(self, now_wall: float) -> Outcome:
         """Read the files again, and put them in force if they can be and are different. Raises what callbacks do."""
         try:
@@ -121,13 +127,11 @@ class Reload(Generic[T]):
 
     def _next(self, now_wall: float) -> Snapshot[T] | None:
         loaded = self._read()
-        current = self._current
         self._files = loaded.files
-        beside = self._beside(loaded.spec)
-        same = loaded.hash == current.hash and loaded.spec == current.spec  # the spec differs when only a secret does
-        if same and beside == self._seen_beside:
+        if not self.is_change(loaded):
             return None
-        new = compile_snapshot(loaded, build=self._build, now_wall=now_wall, number=current.number + 1)
+        beside = self._beside(loaded.spec)
+        new = compile_snapshot(loaded, build=self._build, now_wall=now_wall, number=self._current.number + 1)
         self._seen_beside = beside
         return new
 

@@ -26,6 +26,8 @@ from tests.kit.wire import Request, answer
 
 NAME = "http1-requests"
 AT_A_TIME = 64
+PIECES = 1500
+"""Into how many pieces a case is cut at most when it is sent byte by byte."""
 FROM_UPSTREAM = "x-upstream"
 ADDED_HOST = b"\r\nHost: added.example\r\n"
 
@@ -92,6 +94,8 @@ class Outcome:
     """What became of it."""
 
     responses: list[Response] = field(default_factory=list)
+    satisfied: bool = False
+    """Every request in it is whole and was answered by the upstream: nobody waited for the connection's end."""
     closed: bool = False
     arrived: list[Request] = field(default_factory=list)
 
@@ -135,7 +139,7 @@ async def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcom
     async with RawUpstream() as upstream:
         upstream.answer_with(record)
         config: dict[str, Any] = {
-            "gate": {"timeouts": {"head": "1s", "body": "1s", "keep_alive": "1s"}},
+            "gate": {"timeouts": {"head": "3s", "body": "3s", "keep_alive": "5s"}},
             "services": [{"id": "up", "url": upstream.url}],
             "routes": [{"id": "all", "match": {"paths": ["/*"]}, "to": {"service": "up"}}],
         }
@@ -158,11 +162,14 @@ def _source(number: int) -> str:
 async def _send(case: Case, port: int, source: str, outcome: Outcome, turn: asyncio.Semaphore) -> None:
     async with turn, await RawClient.open(port, source=source) as client:
         first_word = case.raw.lstrip(b"\r\n").split(b" ")[0]
-        await client.send(case.raw, piece_bytes=1 if case.way == "bytewise" else 0)
+        bytewise = -(-len(case.raw) // PIECES) if case.way == "bytewise" else 0
+        await client.send(case.raw, piece_bytes=bytewise)
+        wanted, clean = read_by_h11(case.raw)
         try:
-            while True:
+            while not (clean and wanted and len(relayed(outcome)) == len(wanted)):
                 response = await client.answer(head_only=first_word == b"HEAD", timeout=15)
                 outcome.responses.append(response)
+            outcome.satisfied = True
         except EOFError:
             outcome.closed = True
         except TimeoutError:
@@ -216,7 +223,7 @@ def test_nobody_misreads_it(case: Case, outcomes: dict[str, Outcome]) -> None:
     assert len(relayed(outcome)) == len(got)
     assert got == wanted[: len(got)]
     assert outcome.responses, "not a word"
-    assert outcome.closed, "every one of them ends the connection, by a refusal or after a silence"
+    assert outcome.closed or outcome.satisfied, "whatever else ends the connection, by a refusal or after a silence"
 
 
 @cases("accept")

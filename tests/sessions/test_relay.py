@@ -264,6 +264,18 @@ async def test_a_complete_stream_passes_as_it_came(bench: Bench) -> None:
     bench.ended(Terminal.COMPLETE)
 
 
+@pytest.mark.parametrize("last", [DONE, b""])
+async def test_a_stream_of_one_read_ends_once(bench: Bench, last: bytes) -> None:
+    relay = bench.open()
+    relay.on_head(OK)
+    relay.on_body(EVENT + last)
+    relay.flush(ended=True)
+    pieces, ended = decoded(bench.client.got)
+    assert ended
+    assert pieces[0] == EVENT + last
+    assert len(pieces) == (1 if last else 2)
+
+
 async def test_another_attempt_is_asked_for_before_commit_only(bench: Bench) -> None:
     relay = bench.open()
     bench.guide.again = Again("status_503", 0.1)
@@ -335,6 +347,18 @@ async def test_an_attempt_that_got_a_head_leaves_the_next_its_whole_first_byte(b
     assert not bench.done.done()
     await bench.passes(0.1)
     assert isinstance(bench.fault(), FirstByteTimeout)
+
+
+async def test_the_head_of_an_attempt_that_failed_is_never_sent(bench: Bench) -> None:
+    relay = bench.open(COUNTED)
+    assert relay.on_head(OK)
+    relay.fail(UpstreamReset())
+    bench.done = relay.begin(FakeUpstream(), uploading=False)
+    relay.on_interim(Response(103, b"Early Hints", [], None, chunked=False, has_body=False))
+    relay.on_lost(UpstreamReset())
+    assert isinstance(bench.fault(), UpstreamReset)
+    assert bench.client.got == b"INTERIM 103\r\n\r\n"
+    assert not bench.exchange.committed
 
 
 async def test_an_interim_answer_to_a_client_that_left_is_not_written(bench: Bench) -> None:
@@ -481,7 +505,7 @@ async def test_the_providers_own_error_stands_alone(bench: Bench) -> None:
         else:
             relay.flush(ended=True)
         assert bench.body() == EVENT + theirs
-        assert bench.exchange.terminal in {Terminal.UPSTREAM_ERROR, Terminal.UPSTREAM_TRUNCATED}
+        assert bench.exchange.terminal is (Terminal.UPSTREAM_TRUNCATED if cut else Terminal.UPSTREAM_ERROR)
 
 
 async def test_a_stream_that_ends_cleanly_without_its_terminal_event_is_truncated(bench: Bench) -> None:
@@ -561,6 +585,25 @@ async def test_a_length_that_promised_more_is_no_whole_answer_even_after_the_ter
     bench.ended(Terminal.COMPLETE)
 
 
+async def test_an_open_stream_ends_with_its_connection_after_the_terminal_event(bench: Bench) -> None:
+    relay = bench.open(Framing(head=HEAD, chunked=False, open=True, stream=True, watched=True, adds=True))
+    bench.stream(EVENT, DONE)
+    relay.on_lost(UpstreamTruncated())
+    assert bench.client.got == HEAD + EVENT + DONE
+    assert bench.client.cuts == 0
+    bench.ended(Terminal.COMPLETE)
+
+
+async def test_a_client_that_does_not_take_the_terminal_event_has_no_whole_answer(bench: Bench) -> None:
+    relay = bench.open()
+    bench.stream(EVENT, DONE)
+    bench.client.waiting = 70_000
+    relay.client_paused()
+    await bench.passes(LIMITS.write_s)
+    assert bench.client.cuts == 1
+    bench.ended(Terminal.CLIENT_CLOSED, ClientStalled)
+
+
 # -- the watchdog ----------------------------------------------------------------------------------------------------------
 
 
@@ -620,6 +663,25 @@ async def test_idleness_is_watched_though_the_first_byte_had_more_time(bench: Be
     bench.open(limits=Limits(first_byte_s=1000, idle_s=2))
     bench.stream(EVENT)
     await bench.passes(2)
+    bench.ended(Terminal.IDLE_TIMEOUT, IdleTimeout)
+
+
+async def test_the_nearest_deadline_is_the_one(bench: Bench) -> None:
+    bench.open(limits=Limits(first_byte_s=60, idle_s=2, total_s=30))
+    bench.stream(EVENT)
+    await bench.passes(2)
+    bench.ended(Terminal.IDLE_TIMEOUT, IdleTimeout)
+
+
+async def test_idleness_is_watched_again_when_the_client_goes_on(bench: Bench) -> None:
+    relay = bench.open(limits=Limits(idle_s=2, write_s=1000))
+    bench.stream(EVENT)
+    relay.client_paused()
+    await bench.passes(100)
+    relay.client_resumed()
+    await bench.passes(1.9)
+    assert not bench.done.done()
+    await bench.passes(0.1)
     bench.ended(Terminal.IDLE_TIMEOUT, IdleTimeout)
 
 
@@ -828,6 +890,17 @@ async def test_reading_on_ends_with_its_bytes(bench: Bench, framing: Framing) ->
     assert bench.upstream.abandoned
     assert relay.done.done()
     assert (bench.client.got, bench.client.cuts) == (said, 0)
+    assert bench.exchange.terminal is Terminal.CLIENT_CLOSED
+
+
+async def test_reading_on_after_the_terminal_event_has_nobody_to_cut(bench: Bench) -> None:
+    relay = bench.open(Framing(head=HEAD, chunked=False, open=False, stream=True, watched=True, adds=True))
+    bench.stream(EVENT)
+    assert relay.let_go(bench.clock.now(), 1_000, 30)
+    bench.stream(DONE, head=False)
+    relay.on_lost(UpstreamTruncated())
+    assert relay.done.done()
+    assert bench.client.cuts == 0
     assert bench.exchange.terminal is Terminal.CLIENT_CLOSED
 
 

@@ -224,6 +224,15 @@ def test_a_long_last_event_is_complete_with_its_last_byte_alone() -> None:
     assert end.complete
 
 
+def test_little_of_a_stream_is_held() -> None:
+    end = watched(CHAT, [])
+    for _ in range(2_000):
+        end.feed(b'data: {"choices":[]}\n\n')
+        assert len(end._seen) <= 17
+    end.feed(bytes(100_000))
+    assert sum(map(len, end._seen)) + len(end._tail) < 1_000
+
+
 # -- streams that owe no end -----------------------------------------------------------------------------------------------
 
 

@@ -198,13 +198,16 @@ async def test_what_it_says_of_an_answer(desk: Desk) -> None:
     assert heard.body == b"abc"
 
 
-async def test_one_connection_reads_one_answer_after_another() -> None:
+async def test_one_connection_reads_one_answer_after_another_and_none_into_the_next() -> None:
     desk = Desk()
     for number, raw in enumerate([*WHOLE.values()] * 3):
         assert number == 0 or desk.keeper._idle.pop() is desk.connection
         heard = desk.asks()
         desk.reads(raw)
-        assert heard.ends == 1
+        alone = Desk()
+        heard_alone = alone.asks()
+        alone.reads(raw)
+        assert heard.told == heard_alone.told
         assert desk.kept
     assert desk.connection.uses == len(WHOLE) * 3
 
@@ -340,6 +343,16 @@ async def test_trailers_that_do_not_end_are_not_kept(desk: Desk) -> None:
     heard = desk.asks()
     desk.reads(head(200, [("transfer-encoding", "chunked")]) + b"0\r\n", *[b"X-A: %b\r\n" % (b"b" * 1_000)] * 200)
     assert [type(fault) for fault in heard.faults] == [UpstreamMalformed]
+
+
+async def test_many_answers_are_no_long_one(desk: Desk) -> None:
+    """What may be so long is one head, or the trailers of one answer."""
+    start = head(200, [("transfer-encoding", "chunked"), ("x", "y" * 3_000)])
+    for number in range(40):
+        assert number == 0 or desk.keeper._idle.pop() is desk.connection
+        heard = desk.asks()
+        desk.reads(start[:2_000], start[2_000:], b"0\r\n", b"T: %b\r\n" % (b"z" * 3_000), b"\r\n")
+        assert (heard.ends, heard.faults) == (1, [])
 
 
 async def test_a_long_body_in_many_pieces_is_no_long_head(desk: Desk) -> None:

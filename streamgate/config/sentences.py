@@ -67,6 +67,14 @@ SENTENCES: Final[dict[str, str]] = {
     "service_address": "needs either url or endpoints, and not both",
     "hash_key": "{given} is no part of a request; write header:NAME, cookie:NAME, query:NAME, path or client_ip",
     "tls_pair": "cert and key belong together; give both or neither",
+    # models, auth
+    "model_name": "{given} cannot be a model's name; use 1 to 200 visible ASCII characters without quotes or backslashes",
+    "flag_key": "{given} cannot be a flag's key; use 1 to 200 visible ASCII characters without spaces",
+    "splits_empty": "needs at least one split, such as `stable: [{{service: model-a}}]`",
+    "sticky": "{given} is no part of a request; write header:NAME, cookie:NAME, body:PATH, claim:NAME or prompt",
+    "share": 'must be a part such as "5%", above 0 and at most 20%',
+    "split_unknown": "no split has the name {name}; there are: {choices}",
+    "tenant_source": "{given} tells no tenant; write claim:NAME, host or header:NAME",
     # routes
     "status": "must be a status from 200 to 599",
     "path_slash": '{given} must begin with a slash; write "/{bare}"',
@@ -81,7 +89,7 @@ SENTENCES: Final[dict[str, str]] = {
     "prefix_root": 'does nothing with "/"; name a path such as "/api", or remove the key',
     "host_policy": "must be upstream, preserve or the host to send, such as api.example.com or api.example.com:8443",
     "host_policy_twice": "host stands both on the route and inside rewrite; keep one",
-    "target": "needs exactly one of service or respond",
+    "target": "needs exactly one of service, models or respond",
     "respond_body": "204, 205 and 304 have no body; remove body, or choose another status",
 }
 """Every sentence, by the kind of mistake."""

@@ -28,7 +28,8 @@ ROUNDS_MAX: Final = 12
 
 _SERVICE: Final = {"id": "unreadable", "url": "http://unreadable.invalid"}
 _ROUTE: Final = {"id": "unreadable", "match": {"paths": ["/"]}, "to": {"respond": {"status": 200}}}
-_STAND_INS: Final[dict[str, dict[str, Any]]] = {"services": _SERVICE, "routes": _ROUTE}
+_MODEL: Final = {"name": "unreadable", "splits": {"unreadable": [{"service": "unreadable"}]}}
+_STAND_INS: Final[dict[str, dict[str, Any]]] = {"services": _SERVICE, "models": _MODEL, "routes": _ROUTE}
 
 
 @dataclass
@@ -151,7 +152,7 @@ def _nearest(word: str, choices: list[str]) -> str | None:
 def _keys(model: type[BaseModel] | None) -> list[str]:
     """The keys a section has in this version."""
     fields = {} if model is None else model.model_fields
-    return [name for name, info in fields.items() if info.annotation is not type(None)]
+    return [info.alias or name for name, info in fields.items() if info.annotation is not type(None)]
 
 
 def _annotation(loc: Loc) -> Any:

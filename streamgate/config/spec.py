@@ -7,28 +7,37 @@ for each top-level key; they are named here so that a reader needs one import.
 from pydantic import Field
 
 from streamgate.config.section import Later, Section
+from streamgate.config.spec_auth import Auth, Tenant
 from streamgate.config.spec_gate import DisconnectDrain, EdgeLimits, EdgeTimeouts, Gate, State, Telemetry, Tls
+from streamgate.config.spec_model import Batch, Hedge, Model, Queue, SplitTarget
 from streamgate.config.spec_route import Match, Respond, Retries, Rewrite, Route, Target
 from streamgate.config.spec_service import Credentials, EndpointSpec, PoolLimits, Service, Timeouts, UpstreamTls
 
 __all__ = [
+    "Auth",
+    "Batch",
     "Credentials",
     "DisconnectDrain",
     "EdgeLimits",
     "EdgeTimeouts",
     "EndpointSpec",
     "Gate",
+    "Hedge",
     "Match",
+    "Model",
     "PoolLimits",
+    "Queue",
     "Respond",
     "Retries",
     "Rewrite",
     "Route",
     "Service",
     "Spec",
+    "SplitTarget",
     "State",
     "Target",
     "Telemetry",
+    "Tenant",
     "Timeouts",
     "Tls",
     "UpstreamTls",
@@ -48,12 +57,12 @@ class Spec(Section):
     """Which requests go where."""
     telemetry: Telemetry = Field(default_factory=Telemetry)
     """What is told about each exchange, and to whom."""
-    models: Later = None
-    """Not available in this version."""
+    models: tuple[Model, ...] = ()
+    """What clients ask for by name, and who answers for it."""
     flags: Later = None
     """Not available in this version."""
-    auth: Later = None
-    """Not available in this version."""
+    auth: Auth = Field(default_factory=Auth)
+    """Whom a request belongs to."""
     limits: Later = None
     """Not available in this version."""
     rooms: Later = None

@@ -27,6 +27,7 @@ from streamgate.config.section import (
     is_token,
 )
 from streamgate.config.sentences import refused
+from streamgate.config.spec_model import ModelsTarget
 from streamgate.config.spec_service import Timeouts
 from streamgate.config.units import format_size, is_authority, is_host, is_off, parse_size, parse_whole
 
@@ -35,6 +36,8 @@ Reason: TypeAlias = Literal["connect", "reset", 429, 500, 502, 503, 504]
 """What an attempt may end in that another one may mend."""
 
 _ATTEMPTS_MAX: Final = 10
+MODELS_BODY_BYTES: Final = 32 * 1024 * 1024
+"""A prompt is kept until it is answered; 32 MiB is Anthropic's own bound, images included."""
 _BODILESS: Final = frozenset({204, 205, 304})
 """RFC 9110 §15.3.5, §15.3.6, §15.4.5."""
 
@@ -142,14 +145,14 @@ class Target(Section):
     """The id of a service."""
     respond: Respond | None = None
     """An answer the gateway gives by itself."""
-    models: Later = None
-    """Not available in this version."""
+    models: ModelsTarget = None
+    """true: the models of the configuration, by the name that the request asks for."""
     rooms: Later = None
     """Not available in this version."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if (self.service is None) == (self.respond is None):
+        if [self.service, self.respond, self.models].count(None) != 2:  # noqa: PLR2004  # all but one
             raise refused("target", fields=("service", "respond", "models", "rooms"))
         return self
 
@@ -205,8 +208,14 @@ class Route(Section):
     """When another endpoint is tried."""
     timeouts: Timeouts = Field(default_factory=Timeouts)
     """Timeouts that win over the service's, field by field; none by default."""
+    single_flight: bool = False
+    """For models: identical deterministic requests share one generation, each with its own stream; off by default."""
+    summary: bool = False
+    """For models: end a stream with a comment that tells tokens, cost, waits and who answered; off by default."""
+    priority: Annotated[int, Field(ge=-10, le=10), BeforeValidator(parse_whole)] = 0
+    """For models: who is served first where requests wait, -10 to 10, higher first; 0."""
     max_body: BodyLimit = None
-    """Bytes of a request body, or off; the gate's limit by default."""
+    """Bytes of a request body, or off; the gate's limit by default, and 32MiB for models, whose bodies are kept."""
     auth: Later = None
     """Not available in this version."""
     limits: Later = None
@@ -234,5 +243,6 @@ class Route(Section):
     def max_body_bytes(self, gate_limit_bytes: int | None) -> int | None:
         """The body limit on this route in bytes, None for no limit, given that of the gate."""
         if self.max_body is None:
-            return gate_limit_bytes
+            kept = MODELS_BODY_BYTES if self.to.models else None
+            return kept if gate_limit_bytes is None else gate_limit_bytes
         return None if self.max_body == "off" else self.max_body

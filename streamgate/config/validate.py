@@ -8,10 +8,11 @@ import difflib
 from collections.abc import Callable, Iterator
 from itertools import chain, product
 from pathlib import Path
+from typing import Final
 
 from streamgate.config.problem import Finding, Loc
 from streamgate.config.sentences import quoted
-from streamgate.config.spec import Route, Service, Spec
+from streamgate.config.spec import Model, Route, Service, Spec
 
 WhyUnreadable = Callable[[Path], str | None]
 """Why a file cannot be read, None when it can."""
@@ -38,8 +39,10 @@ def cross_check(
         *_gate(spec, why_unreadable),
         *_certificates(spec, why_unfit),
         *_twice("services", [service.id for service in spec.services], shown),
+        *_twice("models", [model.name for model in spec.models], shown, key="name"),
         *_twice("routes", [route.id for route in spec.routes], shown),
         *chain.from_iterable(_service(i, one, why_unreadable) for i, one in enumerate(spec.services)),
+        *chain.from_iterable(_model(i, one, spec, shown) for i, one in enumerate(spec.models)),
         *chain.from_iterable(_route(i, one, spec, shown) for i, one in enumerate(spec.routes)),
         *_shadowed(spec),
         *_unused(spec),
@@ -82,14 +85,14 @@ def _certificates(spec: Spec, why_unfit: WhyUnfit) -> Iterator[Finding]:
             yield Finding((*loc, keys[found[0]]), found[1])
 
 
-def _twice(section: str, ids: list[str], shown: Shown) -> Iterator[Finding]:
+def _twice(section: str, ids: list[str], shown: Shown, key: str = "id") -> Iterator[Finding]:
     first: dict[str, int] = {}
     for position, name in enumerate(ids):
         earlier = first.setdefault(name, position)
         if earlier != position:
-            loc: Loc = (section, position, "id")
-            message = f"{section}[{earlier}] has the id {shown(loc, name)} already; give each its own"
-            yield Finding(loc, message, reads=((section, earlier, "id"),))
+            loc: Loc = (section, position, key)
+            message = f"{section}[{earlier}] has the {key} {shown(loc, name)} already; give each its own"
+            yield Finding(loc, message, reads=((section, earlier, key),))
 
 
 def _service(position: int, service: Service, why_unreadable: WhyUnreadable) -> Iterator[Finding]:
@@ -114,7 +117,40 @@ def _service(position: int, service: Service, why_unreadable: WhyUnreadable) -> 
         yield from _files((*loc, "tls"), files, why_unreadable)
 
 
+def _model(position: int, model: Model, spec: Spec, shown: Shown) -> Iterator[Finding]:
+    known = {service.id for service in spec.services}
+    for name, targets in model.splits.items():
+        loc: Loc = ("models", position, "splits", name)
+        for number, target in enumerate(targets):
+            if target.service not in known:
+                yield _leads_nowhere((*loc, number, "service"), target.service, spec, shown)
+        if not any(target.weight for target in targets):
+            yield Finding(loc, "every target has weight 0, so none is ever chosen; give one a weight", severity="warning")
+    if model.flag is not None and spec.flags is None:
+        message = "there are no flags, so the default split is always used; add `flags: {provider: flagd, file: flags.json}`"
+        yield Finding(("models", position, "flag"), message, severity="warning", reads=(("flags",),))
+    for number, source in enumerate(model.sticky):
+        if source.startswith("claim:") and not spec.auth.providers:
+            message = "no claim is ever verified, since there are no auth.providers; the next source decides"
+            yield Finding(("models", position, "sticky", number), message, severity="warning", reads=(("auth",),))
+
+
+_MODELS_ONLY: Final = ("single_flight", "summary", "priority")
+
+
+def _models_route(position: int, route: Route, spec: Spec) -> Iterator[Finding]:
+    loc: Loc = ("routes", position)
+    if route.to.models and not spec.models:
+        message = "there are no models; add some under models, or lead this route to a service"
+        yield Finding((*loc, "to", "models"), message, reads=(("models",),))
+    for key in () if route.to.models else _MODELS_ONLY:
+        if key in route.model_fields_set and getattr(route, key):
+            message = f"means something with `to: {{models: true}}` only; set that, or remove {key}"
+            yield Finding((*loc, key), message, reads=((*loc, "to"),), on_key=True)
+
+
 def _route(position: int, route: Route, spec: Spec, shown: Shown) -> Iterator[Finding]:
+    yield from _models_route(position, route, spec)
     loc: Loc = ("routes", position)
     wanted = route.to.service
     if wanted is not None and wanted not in {service.id for service in spec.services}:
@@ -170,9 +206,14 @@ def _unused(spec: Spec) -> Iterator[Finding]:
         yield Finding(("routes",), message, severity="warning")
         return
     used = {route.to.service for route in spec.routes if route.to.service is not None}
+    served = any(route.to.models for route in spec.routes)
+    used |= {target.service for model in spec.models for targets in model.splits.values() for target in targets}
     if used - {service.id for service in spec.services}:
         return  # a route that leads nowhere was probably meant to use one of them
-    targets: tuple[Loc, ...] = tuple(("routes", i, "to") for i in range(len(spec.routes)))
+    targets: tuple[Loc, ...] = (("models",), *(("routes", i, "to") for i in range(len(spec.routes))))
+    if spec.models and not served:
+        message = "no route leads to the models; add one with `to: {models: true}`"
+        yield Finding(("models",), message, severity="warning", reads=targets)
     for position, service in enumerate(spec.services):
         if service.id not in used:
             message = "no route uses this service; add one with `to: {service: …}`, or remove it"

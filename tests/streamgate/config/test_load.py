@@ -151,7 +151,7 @@ auth: {any: [keys]}
         ("routes[0].to.service", 7),
         ("routes[1].match.paths[0]", 9),
         ("routes[1].to.models", 10),
-        ("auth", 11),
+        ("auth.any", 11),
     ]
 
 

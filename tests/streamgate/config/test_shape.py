@@ -75,8 +75,8 @@ def test_a_sound_document_is_its_spec() -> None:
         ("gate: {drain: 30}", "gate.drain", '30 has no unit; write "30s" for seconds', None),
         ("gate: {drain: '30'}", "gate.drain", '"30" has no unit; write "30s" for seconds', None),
         ("gate: {workers: 0}", "gate.workers", "must be 1 or more", None),
-        ("auth: {any: [x]}", "auth", "`auth` is not available in this version; remove it", None),
-        ("auth: x", "auth", "`auth` is not available in this version; remove it", None),
+        ("limits: [x]", "limits", "`limits` is not available in this version; remove it", None),
+        ("auth: {providers: [x]}", "auth.providers", "`providers` is not available in this version; remove it", None),
         (
             "routes: [{id: r, match: {paths: [/]}, to: {respond: {status: 200, headers: {a b: c}}}}]",
             'routes[0].to.respond.headers["a b"]',

@@ -10,7 +10,7 @@ from streamgate.config.section import Section
 from streamgate.config.spec import Spec
 
 SECTIONS = [getattr(spec, name) for name in spec.__all__]
-LATER = ["models", "flags", "auth", "limits", "rooms", "media", "plugins", "canary"]
+LATER = ["limits", "rooms", "media", "plugins", "canary"]
 
 
 def test_nothing_has_to_be_said() -> None:
@@ -49,6 +49,17 @@ def test_a_configuration_is_written_so_that_it_can_be_read() -> None:
             },
             {"id": "s", "match": {"paths": ["/s"]}, "to": {"respond": {"status": 204}}},
         ],
+        "models": [
+            {
+                "name": "tutor",
+                "flag": "tutor-split",
+                "splits": {"stable": [{"service": "a", "model": "gemma", "weight": 3}]},
+                "queue": {"max_in_flight": 8, "announce": "2s"},
+                "batch": {"max_bytes": "4KiB"},
+                "hedge": {"after": "300ms", "share": "2.5%"},
+            }
+        ],
+        "auth": {"tenant": {"from": ["host", "header:X-Tenant-Id"]}},
     }
     first = Spec.model_validate(document)
     again = Spec.model_validate(first.model_dump(mode="json", exclude_unset=True))

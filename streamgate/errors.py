@@ -131,6 +131,46 @@ class Overloaded(Refused):
     proxy_status = "connection_limit_reached"
 
 
+class QueueFull(Refused):
+    """The waiting line of a model takes no more. ``reason`` is llm-d's word for it, ``name`` ours and finer."""
+
+    status = 429
+    code = "queue_full"
+    name = "rejected-saturated"
+    title = "Too many requests are waiting for this model"
+    retryable = True
+    proxy_status = "connection_limit_reached"
+    reason = "rejected-saturated"
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, headers=_queue_reason(self.reason))
+
+
+class WaitTooLong(QueueFull):
+    """The wait would be longer than the caller's patience, so it is not begun."""
+
+    name = "rejected-wait-too-long"
+    title = "The wait for this model would be longer than the request may take"
+
+
+class QueueExpired(Refused):
+    """The caller's patience ended in the waiting line. It has waited for as long as it would: trying again is its own affair."""
+
+    status = 429
+    code = "queue_timeout"
+    name = "rejected-ttl-expired"
+    title = "The request waited for this model as long as it may"
+    proxy_status = "connection_limit_reached"
+    reason = "rejected-ttl-expired"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message, headers=_queue_reason(self.reason))
+
+
+def _queue_reason(reason: str) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"x-streamgate-queue-reason", reason.encode()),)
+
+
 class ShuttingDown(Refused):
     """The gateway drains; another one should be asked."""
 

@@ -11,9 +11,12 @@ from streamgate.errors import (
     Fault,
     NotFramed,
     Overloaded,
+    QueueExpired,
+    QueueFull,
     Refused,
     TooLarge,
     UpstreamFault,
+    WaitTooLong,
     WrongMethod,
     answer,
     in_band,
@@ -30,6 +33,9 @@ TABLE = {
     "RequestTimeout": (408, "request_timeout"),
     "Looped": (508, "loop_detected"),
     "Overloaded": (503, "overloaded"),
+    "QueueFull": (429, "queue_full"),
+    "WaitTooLong": (429, "queue_full"),
+    "QueueExpired": (429, "queue_timeout"),
     "ShuttingDown": (503, "shutting_down"),
     "UpstreamFault": (502, "upstream_error"),
     "Unreachable": (502, "upstream_unreachable"),
@@ -142,6 +148,25 @@ def test_a_whole_answer(fault: Fault, dialect: Dialect) -> None:
 def test_when_to_come_back(asked_s: float | None, said_s: int, said_ms: int) -> None:
     head = fields(answer(Overloaded(retry_after_s=asked_s), Dialect.OPENAI, b"r").headers)
     assert (int(head["retry-after"]), int(head["retry-after-ms"])) == (said_s, said_ms)
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize(
+    ("fault", "reason", "retry_after"),
+    [
+        (QueueFull(retry_after_s=7.2), "rejected-saturated", "8"),
+        (WaitTooLong(retry_after_s=400.0), "rejected-saturated", "60"),
+        (QueueExpired(), "rejected-ttl-expired", None),
+    ],
+    ids=["full", "too_long", "expired"],
+)
+def test_a_queue_says_why_in_llm_ds_words(fault: Fault, reason: str, retry_after: str | None, dialect: Dialect) -> None:
+    said = answer(fault, dialect, b"r")
+    head, body = fields(said.headers), json.loads(said.body)
+    assert (said.status, head["x-streamgate-queue-reason"], head.get("retry-after")) == (429, reason, retry_after)
+    if dialect is not Dialect.PROBLEM:
+        assert body["error"]["type"] == "rate_limit_error"
+        assert head.get("x-should-retry") == (None if retry_after else "false")
 
 
 def test_headers_of_its_own_are_added() -> None:

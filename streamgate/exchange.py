@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from streamgate.errors import Fault
+    from streamgate.prompt import Prompt
 
 
 class State(StrEnum):
@@ -92,6 +93,7 @@ class Exchange:
         "path",
         "pattern",
         "peer_address",
+        "prompt",
         "query",
         "request_id",
         "scheme",
@@ -141,6 +143,7 @@ class Exchange:
         self.client_address = ""
         self.pattern = ""
         self.peer_address = ""
+        self.prompt: Prompt | None = None
         self.service: str | None = None
         self.endpoint: str | None = None
         self.terminal: Terminal | None = None

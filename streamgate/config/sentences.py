@@ -75,6 +75,11 @@ SENTENCES: Final[dict[str, str]] = {
     "share": 'must be a part such as "5%", above 0 and at most 20%',
     "split_unknown": "no split has the name {name}; there are: {choices}",
     "tenant_source": "{given} tells no tenant; write claim:NAME, host or header:NAME",
+    # flags
+    "flags_flagd": "needs `file` with provider flagd; add the name of a flagd flag file, such as file: flags.json",
+    "flags_ofrep": "needs `url` with provider ofrep; add where the OFREP service is, such as url: https://flags.example",
+    "flags_misplaced": "`{name}` means nothing with provider {choices}; remove it, or choose the other provider",
+    "flags_url": "must be http://HOST or https://HOST with an optional :PORT and path; send a password in headers instead",
     # routes
     "status": "must be a status from 200 to 599",
     "path_slash": '{given} must begin with a slash; write "/{bare}"',

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from streamgate.config.section import Later, Section
 from streamgate.config.spec_auth import Auth, Tenant
+from streamgate.config.spec_flags import Flags
 from streamgate.config.spec_gate import DisconnectDrain, EdgeLimits, EdgeTimeouts, Gate, State, Telemetry, Tls
 from streamgate.config.spec_model import Batch, Hedge, Model, Queue, SplitTarget
 from streamgate.config.spec_route import Match, Respond, Retries, Rewrite, Route, Target
@@ -21,6 +22,7 @@ __all__ = [
     "EdgeLimits",
     "EdgeTimeouts",
     "EndpointSpec",
+    "Flags",
     "Gate",
     "Hedge",
     "Match",
@@ -59,8 +61,8 @@ class Spec(Section):
     """What is told about each exchange, and to whom."""
     models: tuple[Model, ...] = ()
     """What clients ask for by name, and who answers for it."""
-    flags: Later = None
-    """Not available in this version."""
+    flags: Flags | None = None
+    """Who decides which split of a model a request gets; nobody by default: always the model's `default`."""
     auth: Auth = Field(default_factory=Auth)
     """Whom a request belongs to."""
     limits: Later = None

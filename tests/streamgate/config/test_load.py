@@ -29,7 +29,7 @@ gate:
   trusted_proxies: []             # CIDRs whose Forwarded / X-Forwarded-* are believed; default nobody
   drain: 30s                      # how long open streams may finish on shutdown or reload
 state: {url: "memory://"}         # or redis://host:6379/0, rediss://, unix:///path
-flags: {}
+flags: {provider: flagd, file: flags.json}      # in-process flagd evaluation; or {provider: ofrep, url: ...}
 services:
   - id: model-a
     url: http://127.0.0.1:9001    # or `endpoints: [{url, weight, region}]`

@@ -49,7 +49,7 @@ def test_a_sound_document_is_its_spec() -> None:
         ("gate: {admin-token: x}", "gate.admin-token", "unknown key", "admin_token"),
         ("gate: {Workers: 2}", "gate.Workers", "unknown key", "workers"),
         ("gate: {zzz: 2}", "gate.zzz", "unknown key", None),
-        ("flag: {}", "flag", "unknown key", None),
+        ("flag: {}", "flag", "unknown key", "flags"),
         ("services: [{id: a, url: http://a, timout: {}}]", "services[0].timout", "unknown key", "timeouts"),
         (
             "gate: 5",

@@ -153,6 +153,14 @@ class WaitTooLong(QueueFull):
     title = "The wait for this model would be longer than the request may take"
 
 
+class Evicted(QueueFull):
+    """The line was full, and one came who was more urgent or of whose flow fewer waited: the last of the longest flow made room."""
+
+    name = "evicted"
+    title = "The request gave up its place in the line to one that was due before it"
+    reason = "evicted"
+
+
 class QueueExpired(Refused):
     """The caller's patience ended in the waiting line. It has waited for as long as it would: trying again is its own affair."""
 

@@ -8,6 +8,7 @@ import pytest
 from streamgate import errors
 from streamgate.errors import (
     ClientClosed,
+    Evicted,
     Fault,
     NotFramed,
     Overloaded,
@@ -35,6 +36,7 @@ TABLE = {
     "Overloaded": (503, "overloaded"),
     "QueueFull": (429, "queue_full"),
     "WaitTooLong": (429, "queue_full"),
+    "Evicted": (429, "queue_full"),
     "QueueExpired": (429, "queue_timeout"),
     "ShuttingDown": (503, "shutting_down"),
     "UpstreamFault": (502, "upstream_error"),
@@ -156,9 +158,10 @@ def test_when_to_come_back(asked_s: float | None, said_s: int, said_ms: int) -> 
     [
         (QueueFull(retry_after_s=7.2), "rejected-saturated", "8"),
         (WaitTooLong(retry_after_s=400.0), "rejected-saturated", "60"),
+        (Evicted(retry_after_s=0.3), "evicted", "1"),
         (QueueExpired(), "rejected-ttl-expired", None),
     ],
-    ids=["full", "too_long", "expired"],
+    ids=["full", "too_long", "evicted", "expired"],
 )
 def test_a_queue_says_why_in_llm_ds_words(fault: Fault, reason: str, retry_after: str | None, dialect: Dialect) -> None:
     said = answer(fault, dialect, b"r")

@@ -1,4 +1,4 @@
-"""Upstream stream → client: bytes as they came, back-pressure both ways, one watchdog, one terminal state.
+"""Upstream stream → client: bytes as they came, back-pressure both ways, one deadline, one terminal state.
 
 A relay carries one exchange through all its attempts. The upstream connection calls it with what it parsed (``on_head``,
 ``on_body``, ``on_end``, ``on_lost``), the client's connection with what it feels (``client_paused``, ``client_gone``); neither
@@ -14,13 +14,13 @@ for the whole.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, cast
 
 import msgspec
 
 from sessions.sse import StreamEnd, at_boundary
+from sessions.watch import Watch
 from streamgate.errors import (
     ClientClosed,
     ClientStalled,
@@ -38,7 +38,6 @@ from streamgate.headers import Headers
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 _NEVER: Final = float("inf")
-_LOOK_AGAIN_S: Final = 3_600.0
 
 
 class Upstream(Protocol):
@@ -52,6 +51,8 @@ class Upstream(Protocol):
 
 class Client(Protocol):
     """What a relay asks of a client's connection."""
+
+    loop: asyncio.AbstractEventLoop
 
     def write(self, data: bytes) -> None: ...
     def waiting_bytes(self) -> int:
@@ -150,6 +151,15 @@ class _Gone:
 _GONE: Final = cast("Guide", _Gone())
 
 
+class _Done:
+    """The future of no attempt."""
+
+    done = staticmethod(lambda: True)
+
+
+_NO_ATTEMPT: Final = cast("asyncio.Future[None]", _Done())
+
+
 class Relay:
     """One exchange's way from upstream to client. ``done`` is the future of the current attempt."""
 
@@ -165,7 +175,6 @@ class Relay:
         "_idle_armed",
         "_last",
         "_limits",
-        "_loop",
         "_mark",
         "_now",
         "_open",
@@ -180,19 +189,18 @@ class Relay:
         "_waiting_bytes",
         "_watch",
         "done",
+        "due",
         "limit_bytes",
         "uploading",
     )
 
-    def __init__(
-        self, exchange: Exchange, client: Client, limits: Limits, guide: Guide, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, exchange: Exchange, client: Client, limits: Limits, guide: Guide, watch: Watch) -> None:
         self._exchange = exchange
         self._client = client
         self._limits = limits
         self._guide = guide
-        self._now = now
-        self._loop = asyncio.get_running_loop()
+        self._watch = watch
+        self._now = watch.now
         self._upstream: Upstream | None = None
         self._out: list[bytes] = []
         self._head: bytes | None = None
@@ -204,12 +212,12 @@ class Relay:
         self._size = 0
         self._paused_at: float | None = None
         self._waiting_bytes = 0
-        self._watch: asyncio.TimerHandle | None = None
         self.uploading = False
         self._upload_blocked = False
         self.limit_bytes: int | None = None
         """Set when the client left and the rest is only read to its end: how much of it at most."""
-        self.done: asyncio.Future[None] = self._loop.create_future()
+        self.done: asyncio.Future[None] = _NO_ATTEMPT
+        self.due = _NEVER
 
     # -- one attempt ---------------------------------------------------------------------------------------------------
 
@@ -224,11 +232,11 @@ class Relay:
         self._mark = self._now()
         self._end = None
         self._size = 0
-        self.done = self._loop.create_future()
+        self.done = done = self._client.loop.create_future()
         self._arm()
         if self._paused_at is not None:
             upstream.pause_reading()
-        return self.done
+        return done
 
     def uploaded(self, *, finished: bool) -> None:
         """Body bytes went up, or the last of them: the upstream's time begins anew."""
@@ -362,7 +370,7 @@ class Relay:
         """
         self._exchange.gone_at = now
         finished = self._end is not None and self._end.complete
-        self._stop_watch()
+        self._watch.discard(self)
         if self._upstream is not None and not self.done.done():
             self._upstream.abandon(None if finished else now)
         self._settle(Terminal.COMPLETE if finished else Terminal.CLIENT_CLOSED, None if finished else ClientClosed())
@@ -381,7 +389,7 @@ class Relay:
         self.client_resumed()
         self._exchange.end(Terminal.CLIENT_CLOSED, ClientClosed())
         self._size = 0
-        self.done = self._loop.create_future()  # the one before ends with the client's task, which awaits it
+        self.done = self._client.loop.create_future()  # the one before ends with the client's task, which awaits it
         self._arm()
         return True
 
@@ -399,7 +407,7 @@ class Relay:
         """It is over and recorded: let go of who guided it, so that nothing waits for the garbage collector. An attempt that
         somebody cut short from outside ends with it.
         """
-        self._stop_watch()
+        self._watch.discard(self)
         if self._upstream is not None:
             self._upstream.abandon()
             self._upstream = None
@@ -468,14 +476,14 @@ class Relay:
             self._settle(fault.terminal, fault)
 
     def _settle(self, terminal: Terminal, fault: Fault | None) -> None:
-        self._stop_watch()
+        self._watch.discard(self)
         self._exchange.end(terminal, fault)
         if not self.done.done():
             self.done.set_result(None)
         self._upstream = None
 
     def _fail_attempt(self, reason: Fault | Again) -> None:
-        self._stop_watch()
+        self._watch.discard(self)
         self._out.clear()
         if self._upstream is not None:
             self._upstream.abandon()
@@ -497,10 +505,10 @@ class Relay:
             data = head + data
         self._client.write(data)
 
-    # -- the watchdog --------------------------------------------------------------------------------------------------
+    # -- the deadline --------------------------------------------------------------------------------------------------
 
-    def _overdue(self, now: float) -> tuple[float, Fault | None]:
-        """(seconds until something may be overdue, what is overdue now)."""
+    def _deadline(self) -> tuple[float, type[Fault]]:
+        """(when something is overdue, what that is)."""
         limits = self._limits
         since, limit_s, fault = self._mark, limits.first_byte_s, cast("type[Fault]", FirstByteTimeout)
         if self._paused_at is not None:
@@ -511,31 +519,22 @@ class Relay:
             limit_s, fault = limits.idle_s, IdleTimeout
         at = _NEVER if limit_s is None else since + limit_s
         if limits.total_s is not None and self._exchange.started_at + limits.total_s < at:
-            at, fault = self._exchange.started_at + limits.total_s, TotalTimeout
-        if at > now:
-            return min(at - now, _LOOK_AGAIN_S), None
-        if fault is ClientStalled and (waiting := self._client.waiting_bytes()) < self._waiting_bytes:
-            self._waiting_bytes = waiting  # slow, not stalled
-            self._paused_at = now
-            return limits.write_s, None
-        return 0.0, fault(close=fault is RequestTimeout)
+            return self._exchange.started_at + limits.total_s, TotalTimeout
+        return at, fault
 
     def _arm(self) -> None:
-        self._stop_watch()
-        wait_s, _ = self._overdue(self._now())
-        self._watch = self._loop.call_later(wait_s, self._look)
+        """The deadline may be nearer than it was. One that moves away is found out about when the old one has come."""
+        self.due = self._deadline()[0]
+        self._watch.add(self)
 
-    def _look(self) -> None:
-        self._watch = None
-        if self.done.done():
-            return
-        wait_s, fault = self._overdue(self._now())
-        if fault is not None:
-            self.fail(fault)
+    def look(self, now: float) -> None:
+        """The deadline that was told has come: is it still that one?"""
+        at, fault = self._deadline()
+        if at > now:
+            self.due = at
+        elif fault is ClientStalled and (waiting := self._client.waiting_bytes()) < self._waiting_bytes:
+            self._waiting_bytes = waiting  # slow, not stalled
+            self._paused_at = now
+            self.due = now + self._limits.write_s
         else:
-            self._watch = self._loop.call_later(wait_s, self._look)
-
-    def _stop_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+            self.fail(fault(close=fault is RequestTimeout))

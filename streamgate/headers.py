@@ -342,7 +342,7 @@ class Peer:
 
     def lines(self, host: bytes) -> bytes:
         """Return the header lines for a client that is this peer itself, asking for `host` (b"" if it named none)."""
-        return b"%b%b\r\n" % (self._up_to_host, host) if host else self._for_and_proto
+        return self._up_to_host + host + b"\r\n" if host else self._for_and_proto
 
 
 def forwarded_headers(peer: Peer, host: bytes, headers: Headers) -> bytes:
@@ -396,8 +396,13 @@ def via_loops(values: Iterable[bytes], pseudonym: bytes) -> bool:
 
 def via_line(values: Sequence[bytes], pseudonym: bytes, version: bytes = b"1.1") -> bytes:
     """Return the Via line to send on: what was received, then us; `version` is that of the message received."""
-    before = b"".join([b"%b, " % value for value in values if value]) if values else b""
-    return b"Via: %b%b %b\r\n" % (before, version, pseudonym)
+    own = _own_via(pseudonym, version)
+    return own if not values else b"Via: %b%b" % (b"".join([b"%b, " % value for value in values if value]), own[5:])
+
+
+@lru_cache(maxsize=8)
+def _own_via(pseudonym: bytes, version: bytes) -> bytes:
+    return b"Via: %b %b\r\n" % (version, pseudonym)
 
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")

@@ -31,6 +31,8 @@ _OK: Final = 200
 _NO_CONTENT: Final = 204
 _FIELD: Final = b": ".join
 _CONTINUE: Final = 100
+_TE: Final = (b"TE", b"trailers")
+_PROBLEM: Final = Dialect.PROBLEM
 
 
 def field_lines(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -44,25 +46,25 @@ def request_head(  # everything that may stand in a head
     length: int | None,
 ) -> bytes:  # fmt: skip
     """The head for ``endpoint``; ``length`` None sends the body in chunks."""
-    path = exchange.path
+    target, headers = exchange.path, exchange.headers
     if plan.strip is not None or plan.add is not None:
-        path = rewrite(path, plan.strip, plan.add)
-    host = endpoint.authority if plan.host is None else plan.host or exchange.host or endpoint.authority
-    headers = exchange.headers
-    lines = [b"%b %b" % (exchange.method, path)]
+        target = rewrite(target, plan.strip, plan.add)
     if exchange.query is not None:
-        lines.append(b"?" + exchange.query)
-    lines.append(b" HTTP/1.1\r\nHost: " + host + b"\r\n")
+        target += b"?" + exchange.query
+    host = endpoint.authority if plan.host is None else plan.host or exchange.host or endpoint.authority
     passed = for_upstream(headers, drop=service.withheld)
-    lines.append(field_lines(passed))
-    if (b"TE", b"trailers") in passed:
+    lines = [
+        b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (exchange.method, target, host),
+        field_lines(passed),
+        forwarded_headers(peer, exchange.host, headers),
+        via_line(exchange.named.get(b"via", ()), pseudonym, b"1.0" if exchange.http10 else b"1.1"),
+        b"x-request-id: %b\r\ntraceparent: %b\r\n" % (exchange.request_id, exchange.traceparent),
+        service.credentials,
+    ]
+    if _TE in passed:
         lines.append(b"Connection: TE\r\n")
-    lines.append(forwarded_headers(peer, exchange.host, headers))
-    lines.append(via_line(exchange.named.get(b"via", ()), pseudonym, b"1.0" if exchange.http10 else b"1.1"))
-    lines.append(b"x-request-id: %b\r\ntraceparent: %b\r\n" % (exchange.request_id, exchange.traceparent))
     if exchange.tracestate is not None:
         lines.append(b"tracestate: " + exchange.tracestate + b"\r\n")
-    lines.append(service.credentials)
     if length is None:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     elif length or exchange.method in _WITH_CONTENT:
@@ -103,40 +105,37 @@ def ends_with_connection(exchange: Exchange, response: Response) -> bool:
 def response_head(exchange: Exchange, response: Response, *, keep_alive: bool, wall_s: float) -> Framing:
     """Our answer's head and framing for an upstream's. A stream that its provider compressed cannot be watched or added to."""
     kind, encoded, dated = _of_type(response.headers)
-    stream = kind in _STREAMS
-    watched = (
-        exchange.dialect is not Dialect.PROBLEM
-        and kind == b"text/event-stream"
-        and not encoded
-        and response.status == _OK
-        and response.has_body
-    )
-    lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
-    lines.append(field_lines(for_client(response.headers, drop=_OURS)))
+    status, length, has_body = response.status, response.length, response.has_body
+    events, ai = kind == b"text/event-stream", exchange.dialect is not _PROBLEM
+    until_close = ends_with_connection(exchange, response)
+    chunked = has_body and length is None and not until_close
+    lines = [_status_line(status, response.reason), field_lines(for_client(response.headers, drop=_OURS))]
     if not dated:
         lines.append(date_line(wall_s))
-    until_close = ends_with_connection(exchange, response)
-    chunked = response.has_body and response.length is None and not until_close
-    if response.length is not None:
-        if response.status != _NO_CONTENT:  # RFC 9110 §8.6
-            lines.append(b"Content-Length: %d\r\n" % response.length)
-    elif chunked:
+    if chunked:
         lines.append(b"Transfer-Encoding: chunked\r\n")
-    lines.append(b"x-request-id: " + exchange.request_id + b"\r\n")
-    if kind == b"text/event-stream" and not values(response.headers, b"x-accel-buffering"):
+    elif length is not None and status != _NO_CONTENT:  # RFC 9110 §8.6
+        lines.append(b"Content-Length: %d\r\n" % length)
+    lines.append(b"x-request-id: %b\r\n" % exchange.request_id)
+    if events and not values(response.headers, b"x-accel-buffering"):
         lines.append(b"X-Accel-Buffering: no\r\n")
-    if exchange.dialect is not Dialect.PROBLEM and exchange.service is not None:
+    if ai and exchange.service is not None:
         lines.append(field_lines(story(exchange)))
     lines.append(connection_line(http10=exchange.http10, keep_alive=keep_alive))
-    readable = kind == b"text/event-stream" and not encoded
+    readable = events and not encoded
     return Framing(
         head=b"".join(lines),
         chunked=chunked,
         open=until_close and readable,
-        stream=stream and response.has_body,
-        watched=watched,
+        stream=has_body and kind in _STREAMS,
+        watched=readable and ai and has_body and status == _OK,
         adds=readable,
     )
+
+
+@lru_cache(maxsize=64)
+def _status_line(status: int, reason: bytes) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
 def connection_line(*, http10: bool, keep_alive: bool) -> bytes:
@@ -150,7 +149,7 @@ def interim_head(exchange: Exchange, response: Response) -> bytes | None:
     """A 1xx for this client, or None: HTTP/1.0 knows none, and 100 was ours to say (RFC 9110 §15.2)."""
     if exchange.http10 or response.status == _CONTINUE:
         return None
-    lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
+    lines = [_status_line(response.status, response.reason)]
     lines.append(field_lines(for_client(response.headers, drop=_OURS)))
     return b"".join(lines) + b"\r\n"
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from routers.pools import Endpoint
 from sessions.registry import Registry
 from sessions.relay import Again, Client, Framing, Relay, Response
+from sessions.watch import Watch
 from streamgate.clock import Clock
 from streamgate.errors import (
     ClientClosed,
@@ -85,6 +86,10 @@ class Kit:
     drain_s: float
     pseudonym: bytes
     settle: Callable[[Exchange, Plan, int | None], None]
+    watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.clock.now)
 
 
 class Sending:
@@ -125,12 +130,13 @@ class Sending:
         self._tried: list[Endpoint] = []
         self._endpoint: Endpoint | None = None
         self._started = exchange.started_at
-        self._task = asyncio.current_task()
+        self._task: asyncio.Task[None] | None = None
+        """Whom to wake, where it waits for something else than an answer."""
         self.ending: Fault | None = None
         """Why its task was cancelled, where it was not the client's doing."""
         self.drain_lease: Lease | None = None
         self.gap = plan.metrics.gap.observe
-        self.relay = Relay(exchange, link, plan.limits, self, kit.clock.now)
+        self.relay = Relay(exchange, link, plan.limits, self, kit.watch)
 
     # -- what others tell it -------------------------------------------------------------------------------------------
 
@@ -152,9 +158,10 @@ class Sending:
         fault = ShuttingDown("This gateway is shutting down; ask again", close=True)
         if self.relay.under_way:
             self.relay.fail(fault)
-        elif self._task is not None and self.exchange.terminal is None:  # between attempts, or connecting
+        elif self.exchange.terminal is None:  # between attempts, or connecting
             self.ending = fault
-            self._task.cancel()
+            if self._task is not None:
+                self._task.cancel()
 
     def release(self) -> None:
         """Give back what is held; harmless when nothing is."""
@@ -168,10 +175,10 @@ class Sending:
 
     async def send(self) -> None:
         """Attempt until the answer has been delivered, or broke after commit. Raises a Fault when nothing is committed."""
-        service, exchange = self._service, self.exchange
-        service.budget.deposit(self._kit.clock.now())
+        service, exchange, now = self._service, self.exchange, self._kit.clock.now
+        service.budget.deposit(now())
         fresh: Endpoint | None = None
-        while True:
+        while self.ending is None:
             endpoint = fresh or self._pick()
             self._lease = endpoint.count.take()
             if self._lease is None:
@@ -180,12 +187,13 @@ class Sending:
             exchange.attempts += 1
             exchange.service = service.id
             exchange.endpoint = endpoint.id
-            self._started = started = self._kit.clock.now()
+            self._started = started = now()
             connection: Connection | None = None
             try:
                 keeper = service.keepers[endpoint]
                 connection = None if fresh is not None else keeper.take()
                 if connection is None:
+                    self._task = asyncio.current_task()
                     connection = await keeper.connect(service.connect_s)
                     endpoint.succeeded()
                 try:
@@ -215,7 +223,9 @@ class Sending:
             self._lease.release()
             self._tried.append(endpoint)
             if wait_s:
+                self._task = asyncio.current_task()
                 await asyncio.sleep(wait_s)
+        raise self.ending
 
     def _pick(self) -> Endpoint:
         key = self._plan.key(self.exchange) if self._plan.key is not None else None
@@ -244,6 +254,9 @@ class Sending:
             return done
         if body.length == 0:
             connection.send(head, last=True)
+            return done
+        if body.complete and body.replay is not None and not body.chunked:
+            connection.send(head + body.replay, last=True)
             return done
         if not body.complete:
             self._link.say_continue()

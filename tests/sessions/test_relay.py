@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from sessions.relay import Again, Framing, Limits, Relay, Response
+from sessions.watch import Watch
 from streamgate.errors import (
     ClientClosed,
     ClientStalled,
@@ -59,6 +60,7 @@ class FakeUpstream:
 
 class FakeClient:
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self.got = b""
         self.waiting = 0
         self.cuts = 0
@@ -128,7 +130,7 @@ class Bench:
         self.exchange.request_id = b"r-1"
         self.exchange.move(State.ADMITTED)
         self.exchange.move(State.SENDING)
-        self.relay = Relay(self.exchange, self.client, limits, self.guide, self.clock.now)
+        self.relay = Relay(self.exchange, self.client, limits, self.guide, Watch(self.clock.now))
         if begin:
             self.done = self.relay.begin(self.upstream, uploading=uploading)
         return self.relay

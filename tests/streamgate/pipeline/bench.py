@@ -21,6 +21,8 @@ from tests.kit.inside import Told, gateway_of
 class Client:
     """A client's connection: what was written to it, and what else happened."""
 
+    loop: asyncio.AbstractEventLoop
+
     def __init__(self) -> None:
         self.peer = Peer("192.0.2.1", tls=False, trusted=Networks())
         self.live: Sending | None = None
@@ -111,6 +113,7 @@ class Bench:
         self.client.body = (
             NO_BODY if body is None else Body(bytearray(body), len(body) if length is None else length, self.client)
         )
+        self.client.loop = asyncio.get_running_loop()
         self.client.body.look()
         self.buffer = self.client.body._buffer
         self.last = exchange or self.exchange()

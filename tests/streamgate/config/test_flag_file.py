@@ -10,6 +10,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -240,11 +241,12 @@ def test_a_user_without_a_name_is_told_by_number() -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_a_file_that_is_read_only_is_left_alone(file: FlagFile) -> None:
-    for folder in (file.path.parent, *file.path.parents[:2]):
-        folder.chmod(0o777)
-    file.path.chmod(0o644)
-    code = f"from pathlib import Path; FlagFile(Path({str(file.path)!r})).set_default('tutor', 'canary', who='x', now_wall=0)"
-    assert f"{file.path}: is read-only for you" in as_nobody(code)
-    assert file.path.read_text() == TEXT
-    assert neighbours(file) == {"flags.json"}
+def test_a_file_that_is_read_only_is_left_alone() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        Path(folder).chmod(0o777)
+        file = FlagFile(Path(folder) / "flags.json")
+        file.path.write_text(TEXT)
+        code = f"from pathlib import Path; FlagFile(Path({str(file.path)!r})).set_default('tutor', 'canary', who='x', now_wall=0)"
+        assert f"{file.path}: is read-only for you" in as_nobody(code)
+        assert file.path.read_text() == TEXT
+        assert neighbours(file) == {"flags.json"}

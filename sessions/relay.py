@@ -38,6 +38,7 @@ from streamgate.headers import Headers
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 _NEVER: Final = float("inf")
+_COMPLETE, _STREAMING = Terminal.COMPLETE, State.STREAMING
 
 
 class Upstream(Protocol):
@@ -303,7 +304,7 @@ class Relay:
             if self._end is not None:
                 self._finish_watched(trailers)
             else:
-                self._settle(Terminal.COMPLETE, None)
+                self._settle(_COMPLETE, None)
         elif not self._idle_armed and self._responding and (self._body_seen or self._end is None):
             self._idle_armed = True  # the next deadline may be nearer than the one that is watched
             self._arm()
@@ -407,8 +408,8 @@ class Relay:
         """It is over and recorded: let go of who guided it, so that nothing waits for the garbage collector. An attempt that
         somebody cut short from outside ends with it.
         """
-        self._watch.discard(self)
         if self._upstream is not None:
+            self._watch.discard(self)
             self._upstream.abandon()
             self._upstream = None
         self._guide = _GONE
@@ -501,7 +502,7 @@ class Relay:
         head = self._head
         if head is not None:
             self._head = None
-            self._exchange.move(State.STREAMING)  # committed
+            self._exchange.move(_STREAMING)  # committed
             data = head + data
         self._client.write(data)
 

@@ -66,6 +66,7 @@ class IllegalMove(Exception):
 
 
 _NONE: dict[bytes, list[bytes]] = {}
+_NEW, _STREAMING, _PROBLEM = State.NEW, State.STREAMING, Dialect.PROBLEM  # an enum's own members are slow to find (3.11)
 
 
 class Exchange:
@@ -129,8 +130,8 @@ class Exchange:
         self.http10 = http10
         self.started_at = started_at
         self.scheme = b"http"
-        self.dialect = Dialect.PROBLEM
-        self.state = State.NEW
+        self.dialect = _PROBLEM
+        self.state = _NEW
         self.status = 0
         self.attempts = 0
         self.bytes_in = 0
@@ -154,7 +155,7 @@ class Exchange:
     @property
     def committed(self) -> bool:
         """Has the first meaningful byte gone to the client? Then neither a status nor another attempt is possible."""
-        return self.state is State.STREAMING
+        return self.state is _STREAMING
 
     def move(self, state: State) -> None:
         """Enter ``state``. Raises IllegalMove where ``MOVES`` forbids it."""

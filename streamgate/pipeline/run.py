@@ -28,7 +28,7 @@ async def run(exchange: Exchange, plan: Plan, service: ServicePlan, lane: Lane, 
     kit.registry.add(sending)
     try:
         _admit(exchange, kit)
-        exchange.move(State.SENDING)
+        exchange.move(_SENDING)
         await sending.send()
     except Fault as fault:
         _failed(exchange, fault, lane)
@@ -51,7 +51,7 @@ async def run(exchange: Exchange, plan: Plan, service: ServicePlan, lane: Lane, 
 
 
 def _admit(exchange: Exchange, kit: Kit) -> None:
-    exchange.move(State.ADMITTED)
+    exchange.move(_ADMITTED)
     if kit.registry.draining:
         raise ShuttingDown("This gateway is shutting down; ask again", close=True)
     via = exchange.named.get(b"via")
@@ -81,8 +81,9 @@ def _place(error: BaseException) -> str:
     return "nowhere" if trace is None else f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"
 
 
-_FINAL = {Terminal.COMPLETE: State.DONE, Terminal.CLIENT_CLOSED: State.GONE}
+_ADMITTED, _SENDING, _DONE, _FAILED = State.ADMITTED, State.SENDING, State.DONE, State.FAILED
 _CLIENT_CLOSED = Terminal.CLIENT_CLOSED
+_FINAL = {Terminal.COMPLETE: _DONE, _CLIENT_CLOSED: State.GONE}
 _OPEN = frozenset({State.NEW, State.ADMITTED, State.WAITING, State.SENDING, State.STREAMING})
 
 
@@ -101,8 +102,8 @@ def _leave(sending: Sending, plan: Plan, kit: Kit, body: RequestBody, permit: Le
         committed = exchange.committed
         if terminal is _CLIENT_CLOSED and not committed:
             exchange.status = 499
-        final = _FINAL.get(terminal, State.FAILED)
-        exchange.move(State.FAILED if final is State.DONE and not committed else final)
+        final = _FINAL.get(terminal, _FAILED)
+        exchange.move(_FAILED if final is _DONE and not committed else final)
     kit.settle(exchange, plan, sending.relay.drained_bytes)
     sending.relay.part()
     if exchange.fault is not None:

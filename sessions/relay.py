@@ -107,6 +107,18 @@ class Framing(msgspec.Struct, frozen=True, gc=False):
     adds: bool
 
 
+class Tap(Protocol):
+    """What looks at an answer's content on its way, and may hold a part of it back or leave one out."""
+
+    def feed(self, data: bytes) -> bytes:
+        """What may go on now of what has come. Raises Again where another attempt is better."""
+        ...
+
+    def rest(self) -> bytes:
+        """What is still to go on, at the end of the content."""
+        ...
+
+
 class Again(Exception):
     """Not an error: the judge wants another attempt after ``wait_s`` seconds."""
 
@@ -185,6 +197,7 @@ class Relay:
         "_size",
         "_stream",
         "_tail",
+        "_tap",
         "_upload_blocked",
         "_upstream",
         "_waiting_bytes",
@@ -207,6 +220,7 @@ class Relay:
         self._head: bytes | None = None
         self._chunked = self._open = self._adds = self._stream = self._responding = self._body_seen = self._idle_armed = False
         self._end: StreamEnd | None = None
+        self._tap: Tap | None = None
         self._mark = exchange.started_at
         self._tail = b"\n\n"
         self._last = 0.0
@@ -231,13 +245,21 @@ class Relay:
         self._upload_blocked = False
         self._responding = self._idle_armed = False
         self._mark = self._now()
-        self._end = None
+        self._end = self._tap = None
         self._size = 0
         self.done = done = self._client.loop.create_future()
         self._arm()
         if self._paused_at is not None:
             upstream.pause_reading()
         return done
+
+    def limit(self, limits: Limits) -> None:
+        """The deadlines of the attempts that begin from now on."""
+        self._limits = limits
+
+    def tap(self, tap: Tap) -> None:
+        """Lead the content of this attempt's answer through ``tap``; said when its head is composed."""
+        self._tap = tap
 
     def uploaded(self, *, finished: bool) -> None:
         """Body bytes went up, or the last of them: the upstream's time begins anew."""
@@ -265,8 +287,8 @@ class Relay:
         """The final response head came. False: this attempt is over, the connection is of no more use."""
         try:
             self._guide.judge(response)
-        except Again as again:
-            self._fail_attempt(again)
+        except (Again, Fault) as reason:
+            self._fail_attempt(reason)
             return False
         self._responding = True
         if self.limit_bytes is not None:
@@ -292,7 +314,7 @@ class Relay:
     def flush(self, *, ended: bool = False, trailers: Headers | None = None) -> None:
         """Write what one read of the upstream brought; ``ended`` when its framing says that this was all."""
         out = self._out
-        if out:
+        if out or (ended and self._tap is not None and self._end is not None):
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             self._content(data, ended=ended, trailers=trailers)
@@ -311,6 +333,17 @@ class Relay:
 
     def _content(self, data: bytes, *, ended: bool, trailers: Headers | None) -> None:
         now = self._now()
+        if self._tap is not None:
+            try:
+                data = self._tap.feed(data)
+            except Again as again:
+                self._fail_attempt(again)
+                return
+            if ended:
+                data += self._tap.rest()
+            if not data:  # held: of an opening nothing is known to be said, and its deadline stays
+                self._mark = now if self._body_seen else self._mark
+                return
         self._mark = now
         exchange = self._exchange
         size = len(data)

@@ -13,7 +13,7 @@ from sanic.exceptions import MethodNotAllowed
 from routers.paths import BadTarget, Routes, canonical, split_target
 from routers.paths import WrongMethod as NotAllowed
 from streamgate.edge.guard import Head, HeadLimits
-from streamgate.errors import Fault, NoRoute, NotFramed, WrongMethod
+from streamgate.errors import Answer, Fault, NoRoute, NotFramed, WrongMethod
 from streamgate.exchange import Dialect, Exchange, State, Terminal
 from streamgate.headers import Networks, Peer, client_address, valid_request_id
 from streamgate.observe.metrics import METHODS, Metrics, RouteMetrics
@@ -165,9 +165,9 @@ class Gateway:
         exchange.move(State.REFUSED)
         self._count_and_record(exchange, plan.metrics, plan.route, exchange.pattern, plan.number, None)
 
-    def responded(self, exchange: Exchange, plan: Plan) -> None:
-        """Count and record an answer of the route's own."""
-        exchange.status = plan.respond.status if plan.respond is not None else 204
+    def responded(self, exchange: Exchange, plan: Plan, own: Answer | None) -> None:
+        """Count and record an answer of the gateway's own."""
+        exchange.status = own.status if own is not None else 204
         self._count_and_record(exchange, plan.metrics, plan.route, exchange.pattern, plan.number, None)
 
     def settle(self, exchange: Exchange, plan: Plan, drained_bytes: int | None) -> None:

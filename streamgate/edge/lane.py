@@ -174,9 +174,10 @@ class LaneHttp(Http):
                 self._answer(head, fault, exchange, body)
                 protocol.gateway.unsent(exchange, plan, fault)
                 return
-            if plan.service is None:
-                self._respond(head, _identified(plan.respond, exchange.request_id), body)
-                protocol.gateway.responded(exchange, plan)
+            own = plan.respond if plan.models is None else plan.models.own_answer(exchange)
+            if own is not None or plan.service is None:
+                self._respond(head, _identified(own, exchange.request_id), body)
+                protocol.gateway.responded(exchange, plan, own)
                 return
             await run(exchange, plan, plan.service, protocol, body, protocol.gateway.kit)
         finally:
@@ -391,6 +392,25 @@ class LaneProtocol(WebSocketProtocol):
             self._http.keep_alive = False
             if self.live is not None and self.live.relay.under_way:
                 self.live.relay.fail(fault)  # else the next attempt meets it when it takes the body
+
+    async def read_whole(self, silence_s: float) -> bytes:
+        """The body, once all of it is there. Raises RequestTimeout when it stops coming for so long, NotFramed, TooLarge."""
+        body, parts = self.body, []
+        if body is None:
+            return b""
+        self.say_continue()
+        body.attach(lambda data, _last: parts.append(data), lambda: False)
+        body.replay = None  # it is kept here
+        try:
+            while not body.complete:
+                async with asyncio.timeout(silence_s):
+                    await self.receive_more()
+                body.pull()
+        except TimeoutError:
+            raise RequestTimeout("The request body did not arrive in time", close=True) from None
+        finally:
+            body.detach()
+        return b"".join(parts)
 
     def hold(self) -> None:
         """Read no more for now."""

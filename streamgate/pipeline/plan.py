@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from routers.pools import Endpoint, Pool
+from sessions.queue import Line
 from sessions.relay import Limits
 from streamgate.errors import Answer
 from streamgate.exchange import Exchange
 from streamgate.observe.metrics import RouteMetrics, ServiceMetrics
 from streamgate.pipeline.connections import Keeper
 from streamgate.policies.retries import Budget, Retries
+
+if TYPE_CHECKING:
+    from streamgate.pipeline.models import ModelsPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,8 @@ class ServicePlan:
     withheld: frozenset[bytes]
     budget: Budget
     metrics: ServiceMetrics
+    lines: list[Line] = field(default_factory=list)
+    """Where requests may wait for one of its endpoints to have room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +57,5 @@ class Plan:
     metrics: RouteMetrics
     number: int
     """Of the snapshot this plan belongs to."""
+    models: ModelsPlan | None = None
+    """Where the route leads to the models; ``service`` is nobody's then, until one is chosen."""

@@ -22,16 +22,20 @@ class Lane(Link, Protocol):
 
 async def run(exchange: Exchange, plan: Plan, service: ServicePlan, lane: Lane, body: RequestBody, kit: Kit) -> None:
     """Serve ``exchange`` to its end. Raises only CancelledError, when the client has gone or the server ends its task."""
-    sending = Sending(exchange, plan, service, lane, body, kit)
+    models = plan.models
+    prompting = None if models is None else models.prompting(exchange, plan, models, lane, body, kit)
+    sending = prompting or Sending(exchange, plan, service, lane, body, kit)
     permit = plan.metrics.in_flight.take()
     lane.live = sending
     kit.registry.add(sending)
     try:
         _admit(exchange, kit)
+        if prompting is not None:
+            await prompting.prepare()
         exchange.move(_SENDING)
         await sending.send()
     except Fault as fault:
-        _failed(exchange, fault, lane)
+        _failed(exchange, fault, lane, sending)
     except asyncio.CancelledError:
         if sending.ending is None:
             if sending.drain_lease is None:
@@ -39,9 +43,9 @@ async def run(exchange: Exchange, plan: Plan, service: ServicePlan, lane: Lane, 
             raise
         if (task := asyncio.current_task()) is not None:
             task.uncancel()
-        _failed(exchange, sending.ending, lane)
+        _failed(exchange, sending.ending, lane, sending)
     except Exception as error:  # noqa: BLE001  # the one ladder: a defect of ours is an answer and a record, not a lost connection
-        _failed(exchange, Fault(note=f"{type(error).__name__} in {_place(error)}"), lane)
+        _failed(exchange, Fault(note=f"{type(error).__name__} in {_place(error)}"), lane, sending)
     finally:
         lane.live = None
         if sending.drain_lease is None:
@@ -59,7 +63,7 @@ def _admit(exchange: Exchange, kit: Kit) -> None:
         raise Looped
 
 
-def _failed(exchange: Exchange, fault: Fault, lane: Lane) -> None:
+def _failed(exchange: Exchange, fault: Fault, lane: Lane, sending: Sending) -> None:
     if exchange.committed:  # only a defect of ours comes this far
         exchange.end(fault.terminal, fault)
         lane.cut(reset=True)
@@ -68,10 +72,12 @@ def _failed(exchange: Exchange, fault: Fault, lane: Lane) -> None:
         exchange.end(fault.terminal, fault)
         lane.cut(reset=True)
         return
-    exchange.status = fault.status
+    told = sending.break_off(fault)
+    exchange.status = exchange.status if told else fault.status
     exchange.end(fault.terminal, fault)
     exchange.move(State.REFUSED if isinstance(fault, Refused) else State.FAILED)
-    lane.refuse(exchange, fault)
+    if not told:
+        lane.refuse(exchange, fault)
 
 
 def _place(error: BaseException) -> str:

@@ -70,6 +70,12 @@ class Link(Client, Protocol):
     def pull(self) -> None:
         """Move what has come of the body on; faults of its framing end the exchange."""
 
+    async def read_whole(self, silence_s: float) -> bytes:
+        """The request's body, once all of it is there. Raises RequestTimeout when it stops coming for so long, NotFramed,
+        TooLarge.
+        """
+        ...
+
     def refuse(self, exchange: Exchange, fault: Fault) -> None:
         """Answer with a fault in the client's dialect."""
 
@@ -170,16 +176,24 @@ class Sending:
             self._lease.release()
         if self.drain_lease is not None:
             self.drain_lease.release()
+        for line in self._service.lines:
+            if line.waiting:
+                line.pump()
+
+    def break_off(self, fault: Fault) -> bool:  # noqa: ARG002  # for who has said something before there was an answer
+        """Tell a fault in what has been begun already; False where nothing has been, so that it can still be a status."""
+        return False
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     async def send(self) -> None:
         """Attempt until the answer has been delivered, or broke after commit. Raises a Fault when nothing is committed."""
-        service, exchange, now = self._service, self.exchange, self._kit.clock.now
-        service.budget.deposit(now())
+        exchange, now = self.exchange, self._kit.clock.now
+        self._service.budget.deposit(now())
         fresh: Endpoint | None = None
         while self.ending is None:
             endpoint = fresh or self._pick()
+            service = self._service
             self._lease = endpoint.count.take()
             if self._lease is None:
                 raise Overloaded(retry_after_s=1.0)

@@ -37,6 +37,8 @@ class Fault(Exception):
     retryable = False
     proxy_status = "proxy_internal_error"
     terminal = Terminal.UPSTREAM_ERROR
+    param: str | None = None
+    """The part of the request that it is about, as OpenAI's errors name it."""
 
     def __init__(
         self,
@@ -80,6 +82,16 @@ class NoRoute(Refused):
     code = "no_route"
     title = "No route matches this host and path"
     proxy_status = "destination_not_found"
+
+
+class ModelNotFound(Refused):
+    """The request asks for a model that is not configured, in OpenAI's words."""
+
+    status = 404
+    code = "model_not_found"
+    title = "There is no model of this name"
+    proxy_status = "destination_not_found"
+    param = "model"
 
 
 class WrongMethod(Refused):
@@ -328,7 +340,7 @@ def _text(value: object) -> bytes:
 
 def _openai(fault: Fault, code: str) -> dict[str, object]:
     kind = _OPENAI_TYPES.get(fault.status, "server_error")
-    return {"message": fault.message, "type": kind, "param": None, "code": code}
+    return {"message": fault.message, "type": kind, "param": fault.param, "code": code}
 
 
 def _anthropic(fault: Fault, request_id: str) -> dict[str, object]:

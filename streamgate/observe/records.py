@@ -23,6 +23,7 @@ import msgspec
 
 from streamgate.exchange import Exchange
 from streamgate.observe.metrics import Family, Sample
+from streamgate.prompt import Prompt
 
 QUEUE_RECORDS: Final = 20_000
 FLUSH_S: Final = 0.05
@@ -56,6 +57,32 @@ class Record(msgspec.Struct, omit_defaults=False):
     config: int
 
 
+class PromptRecord(Record):
+    """The record of a request to a model: besides, which model was asked for, who answered, why, and what it used."""
+
+    tenant: str | None
+    model: str
+    routed_model: str | None
+    answering_model: str | None
+    operation: str
+    stream: bool
+    split: str | None
+    sticky: str | None
+    flag: str | None
+    variant: str | None
+    reason: str | None
+    queue_ms: float
+    fallbacks: int
+    duplicates: int
+    hedged: bool
+    shared: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    usage_estimated: bool
+    cost: float | None
+
+
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -77,7 +104,7 @@ def record_of(  # a record names what it says
     """The record of a settled exchange. ``pattern`` stands for the path, which may hold what belongs to nobody else."""
     fault = exchange.fault
     first = exchange.first_byte_at
-    return Record(  # by position: names cost a microsecond for each exchange
+    common = (  # by position: names cost a microsecond for each exchange
         ts,
         "exchange",
         exchange.request_id.decode("ascii"),
@@ -100,6 +127,35 @@ def record_of(  # a record names what it says
         drained_bytes,
         masked(exchange.client_address),
         config,
+    )
+    prompt = exchange.prompt
+    return Record(*common) if prompt is None else PromptRecord(*common, *_of_prompt(prompt))
+
+
+def _of_prompt(prompt: Prompt) -> tuple[object, ...]:
+    """The further fields of a ``PromptRecord``, in their order."""
+    return (
+        prompt.tenant,
+        prompt.model,
+        prompt.routed,
+        prompt.answering,
+        prompt.operation,
+        prompt.stream,
+        prompt.split,
+        prompt.sticky,
+        prompt.flag,
+        prompt.variant,
+        prompt.reason,
+        int(prompt.queue_s * 1e6) / 1e3,
+        prompt.fallbacks,
+        prompt.duplicates,
+        prompt.hedged,
+        prompt.shared,
+        prompt.input_tokens,
+        prompt.output_tokens,
+        prompt.cached_tokens,
+        prompt.estimated,
+        prompt.cost,
     )
 
 

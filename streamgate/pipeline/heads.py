@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from email.utils import formatdate
@@ -17,6 +18,7 @@ from streamgate.errors import REASONS, Answer, Fault, answer
 from streamgate.exchange import Dialect, Exchange
 from streamgate.headers import Headers, Peer, for_client, for_upstream, forwarded_headers, safe_trailer, values, via_line
 from streamgate.pipeline.plan import Plan, ServicePlan
+from streamgate.prompt import Prompt
 
 _STREAMS: Final = (
     b"text/event-stream",
@@ -31,6 +33,7 @@ _OK: Final = 200
 _NO_CONTENT: Final = 204
 _FIELD: Final = b": ".join
 _CONTINUE: Final = 100
+_NO_VISIBLE: Final = re.compile(rb"[^\x20-\x7e]")
 _TE: Final = (b"TE", b"trailers")
 _PROBLEM: Final = Dialect.PROBLEM
 
@@ -119,7 +122,7 @@ def response_head(exchange: Exchange, response: Response, *, keep_alive: bool, w
     lines.append(b"x-request-id: %b\r\n" % exchange.request_id)
     if events and not values(response.headers, b"x-accel-buffering"):
         lines.append(b"X-Accel-Buffering: no\r\n")
-    if ai and exchange.service is not None:
+    if ai:
         lines.append(field_lines(story(exchange)))
     lines.append(connection_line(http10=exchange.http10, keep_alive=keep_alive))
     readable = events and not encoded
@@ -161,9 +164,26 @@ def trailer_lines(trailers: Headers) -> bytes:
 
 def story(exchange: Exchange) -> Headers:
     """What an answer on an AI path says about what was tried for it (DESIGN §9); nothing while no service was."""
-    if exchange.dialect is Dialect.PROBLEM or exchange.service is None:
+    if exchange.dialect is Dialect.PROBLEM:
         return []
-    return [(b"x-streamgate-service", _ascii(exchange.service)), (b"x-streamgate-attempts", b"%d" % exchange.attempts)]
+    told: Headers = []
+    if exchange.service is not None:
+        told += [(b"x-streamgate-service", _ascii(exchange.service)), (b"x-streamgate-attempts", b"%d" % exchange.attempts)]
+    return told if exchange.prompt is None else told + _of_prompt(exchange.prompt)
+
+
+def _of_prompt(prompt: Prompt) -> Headers:
+    """What was chosen for a request to a model, and why."""
+    told = [(b"x-streamgate-model", _ascii(prompt.model)), (b"x-streamgate-queue-ms", b"%d" % (prompt.queue_s * 1e3))]
+    for name, value in (
+        (b"x-streamgate-split", prompt.split),
+        (b"x-streamgate-routed-model", prompt.routed),
+        (b"x-streamgate-variant", prompt.variant),
+        (b"x-streamgate-reason", prompt.reason),
+    ):
+        if value is not None:
+            told.append((name, _ascii(value)))
+    return told
 
 
 def fault_answer(exchange: Exchange, fault: Fault) -> Answer:
@@ -187,4 +207,4 @@ def own_answer(said: Answer, *, head_only: bool, http10: bool, keep_alive: bool,
 
 
 def _ascii(text: str) -> bytes:
-    return text.encode("ascii", "replace")
+    return _NO_VISIBLE.sub(b"?", text.encode("ascii", "replace"))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from routers.flags import Flags
 from routers.loads import Loads, Pair
 from routers.models import Model, Models
 from sessions.queue import Line
@@ -31,26 +32,6 @@ if TYPE_CHECKING:
     from streamgate.pipeline.plan import Plan
     from streamgate.pipeline.prompting import Prompting
     from streamgate.pipeline.upstream import Kit, Link, RequestBody
-
-
-class Verdict(Protocol):
-    """What a flag says."""
-
-    value: str | None
-    variant: str | None
-    reason: str
-
-
-class Flags(Protocol):
-    """What is asked about a flag; ``routers.flags`` answers."""
-
-    def evaluate_nowait(self, key: str, context: Mapping[str, object]) -> Verdict | None:
-        """The answer, or None where it has to be waited for."""
-        ...
-
-    async def decide(self, key: str, context: Mapping[str, object]) -> Verdict:
-        """The answer, whatever it takes within its timeout. Never raises."""
-        ...
 
 
 class Standing:

@@ -29,6 +29,7 @@ TABLE = {
     "Refused": (400, "bad_request"),
     "NotFramed": (400, "bad_request"),
     "NoRoute": (404, "no_route"),
+    "ModelNotFound": (404, "model_not_found"),
     "WrongMethod": (405, "no_route"),
     "TooLarge": (413, "too_large"),
     "RequestTimeout": (408, "request_timeout"),

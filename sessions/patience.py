@@ -8,7 +8,7 @@ from typing import Final
 SHARE: Final = 0.8
 """What is left of the client's own timeout after the wait is for the answer's beginning to reach it (`ai-gateways.md` §4, 12)."""
 
-_SECONDS: Final = re.compile(rb"[0-9]{1,12}(?:\.[0-9]{0,12})?")
+_SECONDS: Final = re.compile(rb"[0-9]{1,12}(?:\.[0-9]{0,20})?")
 
 
 def patience_s(max_wait_s: float, read_timeout: bytes | None) -> float:

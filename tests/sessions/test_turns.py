@@ -215,6 +215,26 @@ def test_ahead_stays_close_where_flows_have_come_and_gone() -> None:
         turns.serve(one, 0)
 
 
+def test_ahead_in_a_crowd_of_flows_is_guessed_from_how_far_back_one_stands() -> None:
+    chance = random.Random(5)
+    turns, everybody = line("".join(chr(200 + number) for number in range(400)) * 3)
+    for number in range(150):
+        one = turns.first(set(), everything=False)
+        assert one is not None
+        turns.serve(one, number)
+        everybody.remove(one)
+    assert all(turns.ahead(one.flow, turns.depth(one)) == place for place, one in enumerate(everybody[:250]))
+    for one in chance.sample(everybody, 300):
+        turns.remove(one)
+        everybody.remove(one)
+    guesses = {one: turns.ahead(one.flow, turns.depth(one)) for one in everybody}
+    for before in range(len(everybody)):
+        found = turns.first(set(), everything=False)
+        assert found is not None
+        assert abs(guesses[found] - before) <= 100  # a quarter of the flows
+        turns.serve(found, 0)
+
+
 def simulated(turns: Turns[One], chosen: One, refill: Callable[[int], str]) -> int:
     """How many are served before `chosen`, if those of `refill` come after each that is served."""
     for before in range(10**6):

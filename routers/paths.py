@@ -259,6 +259,15 @@ class Matched(msgspec.Struct, Generic[P], frozen=True):
     pattern: str
 
 
+class Way(msgspec.Struct, Generic[P], frozen=True):
+    """Where a request target leads: a route, the path in its one spelling, and the host by which it was chosen."""
+
+    plan: P
+    pattern: str
+    path: bytes
+    host: bytes
+
+
 class WrongMethod(msgspec.Struct, frozen=True):
     """Host and path are served, but with other methods: `allow`, in order of precedence (the 405's Allow field)."""
 
@@ -332,8 +341,8 @@ _HOST = re.compile(r"(?:\*\.)?(?:[a-z0-9_-]+\.)*[a-z0-9_-]+|\[[0-9a-f:.]+\]")
 _HOST_PORT = re.compile(rb":[0-9]*\Z")
 _METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HOST_BYTES = 253  # the longest DNS name (RFC 1035 §2.3.4)
-_REMEMBERED = 4096  # requests seen lately; an entry is some 300 bytes
-_REMEMBERED_PATH_BYTES = 256
+_REMEMBERED = 4096  # targets seen lately; an entry is some 400 bytes
+_REMEMBERED_BYTES = 256
 
 
 class Routes(Generic[P]):
@@ -348,7 +357,7 @@ class Routes(Generic[P]):
         self._any: _Table[P] = _Table()
         self._hosts: dict[bytes, _Table[P]] = {}
         self._wildcards: dict[bytes, _Table[P]] = {}
-        self._memo: dict[tuple[bytes, bytes, bytes], Matched[P]] = {}
+        self._memo: dict[tuple[bytes, bytes, bytes], Way[P]] = {}
         for entry in self._entries:
             self._table(entry.host).add(entry.pattern.encode(), _Door(entry))
 
@@ -358,23 +367,35 @@ class Routes(Generic[P]):
         known = self._wildcards if host.startswith("*") else self._hosts
         return known.setdefault(host.removeprefix("*").encode(), _Table())
 
-    def match(self, host: bytes, path: bytes, method: bytes) -> Matched[P] | WrongMethod | None:
-        """Return the best route for a host, a canonical path and a method; None when none has this path.
+    def lead(self, host: bytes, target: bytes, method: bytes) -> tuple[Way[P] | WrongMethod | None, bytes | None]:
+        """Return where a request target leads, and its query if it has one; `host` is the value of the Host field.
 
-        Answers are remembered by the bytes given, since most requests repeat one; at most 4096 of them.
+        Raises BadTarget. Answers are remembered by the bytes given, since most requests repeat one but for the query; at
+        most 4096 of them.
         """
-        key = (host, path, method)
-        hit = self._memo.get(key)
-        if hit is not None:
-            return hit
-        found = self._search(host, path, method)
-        if isinstance(found, Matched) and len(path) <= _REMEMBERED_PATH_BYTES:
+        raw, mark, query = target.partition(b"?")
+        way = self._memo.get((host, raw, method))
+        if way is None:
+            return self._lead_anew(host, target, method)
+        if query.translate(None, _PRINTABLE):
+            _refuse_query(query)
+        return way, query if mark else None
+
+    def _lead_anew(self, host: bytes, target: bytes, method: bytes) -> tuple[Way[P] | WrongMethod | None, bytes | None]:
+        parts = split_target(target, host or None)
+        path = parts.path if target == b"*" else canonical(parts.path, keep_encoded_slash=True)
+        found = self.match(parts.authority or host, path, method)
+        if not isinstance(found, Matched):
+            return found, parts.query
+        way = Way(found.plan, found.pattern, path, parts.authority or host)
+        if parts.authority is None and path != b"*" and len(host) + len(parts.path) <= _REMEMBERED_BYTES:
             if len(self._memo) >= _REMEMBERED:
                 self._memo.clear()
-            self._memo[key] = found
-        return found
+            self._memo[host, parts.path, method] = way
+        return way, parts.query
 
-    def _search(self, host: bytes, path: bytes, method: bytes) -> Matched[P] | WrongMethod | None:
+    def match(self, host: bytes, path: bytes, method: bytes) -> Matched[P] | WrongMethod | None:
+        """Return the best route for a host, a canonical path and a method; None when none has this path."""
         path = _compared(path)
         refused: list[_Door[P]] = []
         for table in self._tables(host):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from typing import Any, Final
 
+import msgspec
 from sanic.exceptions import MethodNotAllowed
 
-from routers.paths import BadTarget, Routes, canonical, split_target
+from routers.paths import BadTarget, Routes
 from routers.paths import WrongMethod as NotAllowed
 from streamgate.edge.guard import Head, HeadLimits
 from streamgate.errors import Answer, Fault, NoRoute, NotFramed, WrongMethod
@@ -30,6 +32,7 @@ _AI: Final = re.compile(
 _DIALECTS: Final = (Dialect.OPENAI, Dialect.OPENAI, Dialect.RESPONSES, Dialect.ANTHROPIC)
 
 
+@lru_cache(maxsize=512)
 def dialect_of(path: bytes) -> Dialect:
     """The dialect that clients of this path speak: the API's own path tells (OpenAI, Azure and the many that follow them;
     Anthropic's ``/v1/messages``); everything else reads problems (RFC 9457).
@@ -47,8 +50,7 @@ class EdgeTimeouts:
     write_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """An exchange that has found its plan."""
 
     exchange: Exchange
@@ -71,8 +73,8 @@ class Gateway:
         self.trusted = Networks()
         self._worker = worker
         self._count = count(1)
-        self._second = 0
-        self._second_text = ""
+        self._ms = 0
+        self._ms_text = ""
 
     def new_request_id(self) -> bytes:
         """Unique among workers and restarts; short, since it is in every record."""
@@ -90,27 +92,23 @@ class Gateway:
 
     def enter(self, head: Head, peer: Peer) -> Entry:
         """Build the exchange and match it. Raises NotFramed, NoRoute or WrongMethod."""
+        method = head.method
         try:
-            target = split_target(head.target, head.host or None)
-            path = target.path if head.target == b"*" else canonical(target.path, keep_encoded_slash=True)
+            way, query = self.routes.lead(head.host, head.target, method)
         except BadTarget as error:
             raise NotFramed("The request target is not taken: " + error.reason) from None
-        method = head.method
-        host = target.authority or head.host
-        found = self.routes.match(host, path, method)
-        if found is None:
+        if way is None:
             raise NoRoute
-        if isinstance(found, NotAllowed):
-            allow = b", ".join(found.allow)
-            raise WrongMethod(headers=((b"Allow", allow),))
-        plan = found.plan
+        if isinstance(way, NotAllowed):
+            raise WrongMethod(headers=((b"Allow", b", ".join(way.allow)),))
+        plan, path = way.plan, way.path
         if not plan.keep_encoded_slash and b"%2F" in path:
             raise NotFramed("The path holds an encoded slash; this route does not take one")
         exchange = Exchange(
             method=method,
             path=path,
-            query=target.query,
-            host=host,
+            query=query,
+            host=way.host,
             headers=head.headers,
             http10=head.http10,
             started_at=self.kit.clock.now(),
@@ -122,7 +120,7 @@ class Gateway:
         exchange.client_address = (
             client_address(peer.address, head.named.get(b"x-forwarded-for", ()), self.trusted) if peer.trusted else peer.address
         )
-        exchange.pattern = found.pattern
+        exchange.pattern = way.pattern
         self._trace(exchange)
         return Entry(exchange, plan)
 
@@ -130,7 +128,8 @@ class Gateway:
         parents = exchange.named.get(b"traceparent")
         context = incoming(parents, exchange.named.get(b"tracestate", ())) if parents else None
         sent = outgoing(context, self.kit.clock.token)
-        exchange.traceparent, exchange.tracestate, exchange.trace_id, exchange.span_id = sent
+        exchange.traceparent, exchange.tracestate = sent.traceparent, sent.tracestate
+        exchange.trace_id, exchange.span_id = sent.trace_id, sent.span_id
 
     def serves(self, head: Head, app: Any) -> bool:
         """Has Sanic a handler for this path, whatever its methods? Its router raises when it has none."""
@@ -182,8 +181,7 @@ class Gateway:
         self, exchange: Exchange, cells: RouteMetrics, route: str, pattern: str, number: int, drained_bytes: int | None
     ) -> None:
         now = self.kit.clock.now()
-        method = exchange.method.decode("ascii", "replace")
-        key = (method if method in METHODS else "OTHER", exchange.status)
+        key = (METHODS.get(exchange.method, "OTHER"), exchange.status)
         cells.requests[key] = cells.requests.get(key, 0) + 1
         cells.seconds.observe(now - exchange.started_at)
         self.records.add(
@@ -193,9 +191,13 @@ class Gateway:
         )
 
     def _time(self) -> str:
-        wall = self.kit.clock.wall()
-        second = int(wall)
-        if second != self._second:
-            self._second = second
-            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return "%s.%03dZ" % (self._second_text, (wall - second) * 1000)  # noqa: UP031  # half of what an f-string takes
+        ms = int(self.kit.clock.wall() * 1000)
+        if ms != self._ms:
+            self._ms = ms
+            self._ms_text = "%s.%03dZ" % (_second_text(ms // 1000), ms % 1000)  # noqa: UP031  # half of what an f-string takes
+        return self._ms_text
+
+
+@lru_cache(maxsize=2)
+def _second_text(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))

@@ -28,6 +28,7 @@ from streamgate.errors import Answer, Fault, RequestTimeout, answer
 from streamgate.exchange import Dialect, Exchange
 from streamgate.headers import Peer
 from streamgate.pipeline.heads import date_line, fault_answer, own_answer
+from streamgate.pipeline.plan import ServicePlan
 from streamgate.pipeline.run import run
 from streamgate.pipeline.upstream import Sending
 
@@ -65,10 +66,12 @@ class _OneServed(Exception):  # no error: how Sanic's loop is left after one req
 class LaneHttp(Http):
     """One connection's requests in turn."""
 
-    __slots__ = ("_local_served",)
+    __slots__ = ("_local_served", "_looked")
 
     protocol: LaneProtocol
     _local_served: bool
+    _looked: int
+    """How much of a head that is not whole yet has been looked at."""
 
     def init_for_request(self) -> None:
         """Sanic calls this before each request; its loop ends here after the one it was lent the connection for."""
@@ -83,42 +86,45 @@ class LaneHttp(Http):
         super().init_for_request()
         protocol = self.protocol
         try:
+            self._await_head()
             while self.keep_alive and protocol.is_open():
                 if protocol.full_since is not None:
                     await protocol.has_room()
-                    continue
-                data = await self._next_head()
-                await self._serve(data)
+                elif (data := self._next_head()) is None:
+                    await protocol.more()
+                else:
+                    await self._serve(data)
+                    self._await_head()
         except Fault as fault:
             protocol.answer_before_match(fault)
         await self._part()
 
-    async def _next_head(self) -> bytes:
+    def _await_head(self) -> None:
+        self.stage = _IDLE
+        self._looked = 0
+        self.protocol.idle_since = self.protocol.gateway.kit.clock.now()
+
+    def _next_head(self) -> bytes | None:
+        """The next head, if it is here. Raises a Fault as soon as it cannot become one."""
         protocol = self.protocol
         buffer = protocol.recv_buffer
+        if self.stage is _IDLE:
+            if buffer and buffer[0] == _CR:  # RFC 9112 §2.2: empty lines before a request are let pass
+                lines = _EMPTY_LINES.match(buffer)
+                del buffer[: lines.end() if lines is not None else 0]
+            if not buffer or buffer == b"\r":
+                return None
+            self.stage = _REQUEST
+            protocol.head_since = protocol.gateway.kit.clock.now()
         limits = protocol.gateway.head_limits
-        self.stage = _IDLE
-        protocol.idle_since = protocol.gateway.kit.clock.now()
-        looked = 0
-        while True:
-            if buffer:
-                if self.stage is _IDLE:
-                    if buffer[0] == _CR:  # RFC 9112 §2.2: empty lines before a request are let pass
-                        lines = _EMPTY_LINES.match(buffer)
-                        del buffer[: lines.end() if lines is not None else 0]
-                    if not buffer or buffer == b"\r":
-                        await protocol.receive_more()
-                        continue
-                    self.stage = _REQUEST
-                    protocol.head_since = protocol.gateway.kit.clock.now()
-                end = buffer.find(b"\r\n\r\n", max(0, looked - 3))
-                if end >= 0:
-                    if end > limits.head_bytes:
-                        unfinished(buffer[: end + 4], limits)
-                    return bytes(buffer[: end + 4])
-                unfinished(buffer, limits, looked)
-                looked = len(buffer)
-            await protocol.receive_more()
+        end = buffer.find(b"\r\n\r\n", max(0, self._looked - 3))
+        if end < 0:
+            unfinished(buffer, limits, self._looked)
+            self._looked = len(buffer)
+            return None
+        if end > limits.head_bytes:
+            unfinished(buffer[: end + 4], limits)
+        return bytes(buffer[: end + 4])
 
     async def _serve(self, data: bytes) -> None:
         protocol = self.protocol
@@ -129,16 +135,19 @@ class LaneHttp(Http):
         try:
             entry = gateway.enter(head, protocol.peer)
         except Fault as fault:
-            entry = None
-            if not (fault.status == 404 and gateway.serves(head, protocol.app)):  # noqa: PLR2004
+            if fault.status == 404 and gateway.serves(head, protocol.app):  # noqa: PLR2004
+                await self._local()
+            else:
                 await self._decline(head, fault, len(data))
-                return
-        if entry is None:
-            await self._local()
             return
         del protocol.recv_buffer[: len(data)]
         body = NO_BODY if head.length == 0 else Body(protocol.recv_buffer, head.length, protocol)
-        await self._exchange(head, entry, body)
+        protocol.body, protocol.head, protocol.continued = body, head, False
+        try:
+            if (service := self._admitted(head, entry, body)) is not None:
+                await run(entry.exchange, entry.plan, service, protocol, body, gateway.kit)
+        finally:
+            protocol.body = None
         if not body.complete:
             await self._settle_body(body)
 
@@ -160,28 +169,23 @@ class LaneHttp(Http):
             self._respond(head, answer(fault, dialect, request_id), body)
             protocol.gateway.refused(head, fault, request_id, protocol.peer, protocol.head_since)
 
-    async def _exchange(self, head: Head, entry: Entry, body: Body) -> None:
-        protocol = self.protocol
-        protocol.body, protocol.head = body, head
-        protocol.continued = False
+    def _admitted(self, head: Head, entry: Entry, body: Body) -> ServicePlan | None:
+        """The service that is to answer; None when the answer has been given here."""
         exchange, plan = entry.exchange, entry.plan
         try:
-            try:
-                if body is not NO_BODY:
-                    body.limit(plan.max_body_bytes)
-                    body.look()
-            except Fault as fault:
-                self._answer(head, fault, exchange, body)
-                protocol.gateway.unsent(exchange, plan, fault)
-                return
-            own = plan.respond if plan.models is None else plan.models.own_answer(exchange)
-            if own is not None or plan.service is None:
-                self._respond(head, _identified(own, exchange.request_id), body)
-                protocol.gateway.responded(exchange, plan, own)
-                return
-            await run(exchange, plan, plan.service, protocol, body, protocol.gateway.kit)
-        finally:
-            protocol.body = None
+            if body is not NO_BODY:
+                body.limit(plan.max_body_bytes)
+                body.look()
+        except Fault as fault:
+            self._answer(head, fault, exchange, body)
+            self.protocol.gateway.unsent(exchange, plan, fault)
+            return None
+        own = plan.respond if plan.models is None else plan.models.own_answer(exchange)
+        if own is None and plan.service is not None:
+            return plan.service
+        self._respond(head, _identified(own, exchange.request_id), body)
+        self.protocol.gateway.responded(exchange, plan, own)
+        return None
 
     def _respond(self, head: Head, response: Answer, body: Body) -> None:
         gateway = self.protocol.gateway
@@ -216,7 +220,7 @@ class LaneHttp(Http):
             if self.keep_alive and not body.complete:
                 async with asyncio.timeout(_LINGER_S):
                     while not body.complete and protocol.is_open():
-                        await protocol.receive_more()
+                        await protocol.more()
                         body.pull()
         if not body.complete:
             self.keep_alive = False
@@ -236,7 +240,7 @@ class LaneHttp(Http):
             protocol.recv_buffer.clear()
             try:
                 async with asyncio.timeout(protocol.gateway.timeouts.write_s if waiting else _LINGER_S):
-                    await protocol.receive_more()
+                    await protocol.more()
             except TimeoutError:
                 if not waiting or protocol.waiting_bytes() >= waiting:
                     return  # nothing comes, nothing is taken
@@ -259,7 +263,10 @@ class LaneProtocol(WebSocketProtocol):
     """
 
     HTTP_CLASS = LaneHttp
-    __slots__ = ("_waiter", "body", "continued", "full_bytes", "full_since", "gateway", "head", "head_since", "idle_since", "live", "peer")
+    __slots__ = (
+        *("_held", "_waiter", "body", "continued", "full_bytes", "full_since", "gateway", "head", "head_since", "idle_since"),
+        *("live", "peer"),
+    )
 
     # -- asyncio calls these -------------------------------------------------------------------------------------------
 
@@ -273,7 +280,7 @@ class LaneProtocol(WebSocketProtocol):
         self.head: Head | None = None
         self.head_since = 0.0
         self.idle_since = self.gateway.kit.clock.now()
-        self.continued = False
+        self.continued = self._held = False
         self.full_since: float | None = None
         self.full_bytes = 0
         address = transport.get_extra_info("peername")
@@ -314,11 +321,16 @@ class LaneProtocol(WebSocketProtocol):
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def receive_more(self) -> None:
-        """Wait for bytes. Sanic's own way is an Event; a future costs half."""
+    def more(self) -> asyncio.Future[None]:
+        """Done when bytes come."""
         self.release()
-        self._waiter = self.loop.create_future()
-        await self._waiter
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        self._waiter = waiter
+        return waiter
+
+    async def receive_more(self) -> None:
+        """Sanic's name for it; its own way is an Event, a future costs half."""
+        await self.more()
 
     def pause_writing(self) -> None:
         """The client takes less than comes."""
@@ -404,7 +416,7 @@ class LaneProtocol(WebSocketProtocol):
         try:
             while not body.complete:
                 async with asyncio.timeout(silence_s):
-                    await self.receive_more()
+                    await self.more()
                 body.pull()
         except TimeoutError:
             raise RequestTimeout("The request body did not arrive in time", close=True) from None
@@ -416,11 +428,13 @@ class LaneProtocol(WebSocketProtocol):
         """Read no more for now."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
+            self._held = True
 
     def release(self) -> None:
         """Read on."""
-        if self.transport is not None and not self.transport.is_closing():
+        if self._held and self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
+            self._held = False
 
     def refuse(self, exchange: Exchange, fault: Fault) -> None:
         """Answer an exchange that nothing was committed of."""

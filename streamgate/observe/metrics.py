@@ -25,8 +25,8 @@ SECONDS: Final = (
 """From a proxied answer to a long completion; 150 ms is an SLO edge of the brief."""
 GAPS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0)
 CANCELS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Any other method is counted as OTHER: clients must not be able to invent series."""
+METHODS: Final = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+"""Label values. Any other method is counted as OTHER: clients must not be able to invent series."""
 
 
 class Histogram:

@@ -9,7 +9,7 @@ trace store (§ Security Considerations), so pass None for those.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -30,6 +30,7 @@ _VALUE = rb"[ -+\--<>-~]{0,255}[!-+\--<>-~]"  # printable without "," and "=", n
 _MEMBER = re.compile(rb"(%b)=%b" % (_KEY, _VALUE))
 _NO_TRACE = b"0" * 32
 _NO_SPAN = b"0" * 16
+_ZEROS = ("0" * 32, "0" * 16)
 
 
 class TraceContext(msgspec.Struct, frozen=True, gc=False):
@@ -46,7 +47,7 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
         return bool(self.flags & SAMPLED)
 
 
-class Outgoing(NamedTuple):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """The values of the two fields towards an upstream, and the ids for our own record, in hexadecimal."""
 
     traceparent: bytes
@@ -86,16 +87,16 @@ def outgoing(context: TraceContext | None, random_bytes: Callable[[int], bytes],
     if context is None:
         drawn = random_bytes(24).hex()
         trace_id, span_id = _not_zero(drawn[:32]), _not_zero(drawn[32:])
-        flags = b"03" if sampled else b"02"
-        return Outgoing(b"00-%b-%b-%b" % (trace_id.encode(), span_id.encode(), flags), None, trace_id, span_id)
+        traceparent = f"00-{trace_id}-{span_id}-{'03' if sampled else '02'}"
+        return Outgoing(traceparent.encode(), None, trace_id, span_id)
     span_id = _not_zero(random_bytes(8).hex())
-    traceparent = b"00-%b-%b-%02x" % (context.trace_id.encode(), span_id.encode(), context.flags)
-    return Outgoing(traceparent, context.tracestate, context.trace_id, span_id)
+    traceparent = f"00-{context.trace_id}-{span_id}-{context.flags:02x}"
+    return Outgoing(traceparent.encode(), context.tracestate, context.trace_id, span_id)
 
 
 def _not_zero(digits: str) -> str:
     """Return an id that is not all zeros, which would be invalid; once in 2^64 draws it matters."""
-    return digits if digits.strip("0") else digits[:-1] + "1"
+    return digits[:-1] + "1" if digits in _ZEROS else digits
 
 
 def _combined(values: Sequence[bytes]) -> bytes | None:

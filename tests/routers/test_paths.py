@@ -19,6 +19,7 @@ from routers.paths import (
     Routes,
     Row,
     Target,
+    Way,
     WrongMethod,
     canonical,
     rewrite,
@@ -514,12 +515,46 @@ def test_match_and_explain_agree_with_the_rules_read_aloud(
 
 def test_answers_are_remembered_but_only_so_many() -> None:
     routes = Routes([row("p", "/*", "GET")])
-    for number in range(10_000):
-        assert plan(routes.match(b"h", b"/%d" % number, b"GET")) == "p"
-    assert plan(routes.match(b"h", b"/" + b"x" * 5000, b"GET")) == "p"
+    for host, target in [(b"h", b"/%d" % number) for number in range(10_000)] + [(b"h", b"/" + b"x" * 5000), (b"h" * 999, b"/")]:
+        way, _ = routes.lead(host, target, b"GET")
+        assert isinstance(way, Way)
     memo = routes._memo
     assert 0 < len(memo) <= 4096
-    assert max(len(path) for _, path, _ in memo) <= 256
+    assert max(len(host) + len(path) for host, path, _ in memo) <= 256
+
+
+def test_a_target_leads_to_its_route_and_keeps_its_query() -> None:
+    routes = Routes([row("a", "/a/*"), row("b", "/b", "POST", hosts="b.example")])
+    for _ in range(2):  # the second time it is remembered
+        assert routes.lead(b"h", b"/%61/./x", b"GET") == (Way("a", "/a/*", b"/a/x", b"h"), None)
+        assert routes.lead(b"h", b"/%61/./x?q=/../?", b"GET") == (Way("a", "/a/*", b"/a/x", b"h"), b"q=/../?")
+        assert routes.lead(b"h", b"/a/x?", b"GET") == (Way("a", "/a/*", b"/a/x", b"h"), b"")
+        assert routes.lead(b"b.example", b"/b", b"POST") == (Way("b", "/b", b"/b", b"b.example"), None)
+        assert routes.lead(b"B.example:80", b"http://b.example/b?q", b"POST") == (Way("b", "/b", b"/b", b"b.example"), b"q")
+        assert routes.lead(b"b.example", b"/b?q", b"GET") == (WrongMethod((b"POST",)), b"q")
+        assert routes.lead(b"h", b"/b", b"POST") == (None, None)
+
+
+@pytest.mark.parametrize("target", [b"/a/x?q=\x01", b"/a/x?#", b"/a/x#", b"*?", b"a/x"])
+def test_a_known_path_makes_no_bad_target_good(target: bytes) -> None:
+    routes = Routes([row("a", "/*")])
+    for known in (b"/a/x", b"*"):
+        routes.lead(b"h", known, b"GET")
+    with pytest.raises(BadTarget):
+        routes.lead(b"h", target, b"GET")
+
+
+@given(target=st.binary(max_size=12).map(lambda rest: b"/a" + rest))
+def test_what_is_remembered_is_what_would_be_found(target: bytes) -> None:
+    routes = Routes([row("a", "/*")])
+
+    def led() -> object:
+        try:
+            return routes.lead(b"h", target, b"GET")
+        except BadTarget as error:
+            return error.reason
+
+    assert led() == led()
 
 
 def test_rows_are_listed_best_first() -> None:

@@ -200,7 +200,8 @@ def test_a_trace_goes_on_with_our_span_as_parent() -> None:
 
 
 def test_a_new_trace_is_random_and_says_so() -> None:
-    traceparent, state, trace_id, span_id = outgoing(None, lambda size_bytes: bytes(range(1, size_bytes + 1)))
+    sent = outgoing(None, lambda size_bytes: bytes(range(1, size_bytes + 1)))
+    traceparent, state, trace_id, span_id = sent.traceparent, sent.tracestate, sent.trace_id, sent.span_id
     assert (trace_id, span_id) == ("0102030405060708090a0b0c0d0e0f10", "1112131415161718")
     assert traceparent == f"00-{trace_id}-{span_id}-02".encode()
     assert state is None

@@ -18,11 +18,16 @@ from streamgate.exchange import Exchange
 from streamgate.headers import values
 from streamgate.json_span import find
 
-_PATH: Final = re.compile(
-    rb"(?:/(?:v1|openai))/(?:(chat/completions)|(completions)|(embeddings)|(responses)|(messages(?:/count_tokens)?))$"
-)
-_OPERATIONS: Final = ("chat", "text_completion", "embeddings", "chat", "chat")
-"""``gen_ai.operation.name`` of OpenTelemetry's conventions."""
+_PATH: Final = re.compile(rb"(?:/(?:v1|openai))/((?:chat/)?completions|embeddings|responses|messages(?:/count_tokens)?)$")
+OPERATIONS: Final = {
+    b"chat/completions": "chat",
+    b"completions": "text_completion",
+    b"embeddings": "embeddings",
+    b"responses": "chat",
+    b"messages": "chat",
+    b"messages/count_tokens": "chat",
+}
+"""What is served, and ``gen_ai.operation.name`` of OpenTelemetry's conventions for it."""
 _LISTING: Final = re.compile(rb"(?:/(?:v1|openai))/models(?:/(.+))?$")
 _PROMPT_KEYS: Final = ("system", "instructions", "tools", "messages", "input", "prompt")
 _PROMPT_BYTES: Final = 1_024
@@ -52,13 +57,11 @@ _decoder: Final = msgspec.json.Decoder(_Fields)
 class Ask:
     """One request to a model. ``span`` is where its model's name stands in ``body``, quotes included."""
 
-    __slots__ = ("_fields", "body", "model", "operation", "path", "span", "stream")
+    __slots__ = ("_fields", "body", "model", "span", "stream")
 
-    def __init__(self, body: bytes, path: bytes) -> None:
-        """Read ``body``, which was sent to ``path``. Raises BadAsk."""
+    def __init__(self, body: bytes) -> None:
+        """Read a body. Raises BadAsk."""
         self.body = body
-        self.path = path
-        self.operation = operation_of(path)
         try:
             self._fields = _decoder.decode(body)
             span = find(body, "model")
@@ -129,10 +132,10 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def operation_of(path: bytes) -> str | None:
-    """The operation that a path of a model API is; None where it is none that the gateway serves."""
+def kind_of(path: bytes) -> bytes | None:
+    """Which of ``OPERATIONS`` a path asks for, below whatever prefix; None where it is none that the gateway serves."""
     match = _PATH.search(path)
-    return None if match is None else _OPERATIONS[(match.lastindex or 1) - 1]
+    return None if match is None else match[1]
 
 
 def listed(path: bytes) -> str | None:

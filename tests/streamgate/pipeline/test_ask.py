@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgate.exchange import Exchange
-from streamgate.pipeline.ask import Ask, BadAsk, listed, operation_of, sticky_key, sticky_source
+from streamgate.pipeline.ask import OPERATIONS, Ask, BadAsk, kind_of, listed, sticky_key, sticky_source
 
 CHAT = b"/v1/chat/completions"
 
 
-def ask(body: bytes | dict[str, object], path: bytes = CHAT) -> Ask:
-    return Ask(body if isinstance(body, bytes) else json.dumps(body).encode(), path)
+def ask(body: bytes | dict[str, object]) -> Ask:
+    return Ask(body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 def exchange(*headers: tuple[bytes, bytes]) -> Exchange:
@@ -26,7 +26,7 @@ def exchange(*headers: tuple[bytes, bytes]) -> Exchange:
 
 def test_model_and_stream_are_read() -> None:
     one = ask({"model": "tutor", "stream": True, "stream_options": {"include_usage": True}})
-    assert (one.model, one.stream, one.wants_usage, one.operation) == ("tutor", True, True, "chat")
+    assert (one.model, one.stream, one.wants_usage) == ("tutor", True, True)
     other = ask({"model": "tutor", "stream": None})
     assert (other.stream, other.wants_usage, other.previous_response_id) == (False, False, None)
 
@@ -91,7 +91,8 @@ def test_any_object_is_read_as_json_reads_it(members: dict[str, object]) -> None
     ],
 )  # fmt: skip
 def test_which_paths_are_served(path: bytes, operation: str | None) -> None:
-    assert operation_of(path) == operation
+    kind = kind_of(path)
+    assert (None if kind is None else OPERATIONS[kind]) == operation
 
 
 def test_the_list_of_models_is_a_path_of_its_own() -> None:

@@ -27,6 +27,7 @@ class Prompt:
         "queue_s",
         "reason",
         "routed",
+        "service",
         "shared",
         "split",
         "sticky",
@@ -47,6 +48,7 @@ class Prompt:
         self.split: str | None = None
         self.sticky: str | None = None
         """How the target was chosen: sticky, turn, moved, spilled, bound."""
+        self.service: str | None = None
         self.routed: str | None = None
         self.answering: str | None = None
         self.queue_s = 0.0

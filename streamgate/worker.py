@@ -11,7 +11,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,9 +19,10 @@ from typing import Any, Final
 
 from sanic import Sanic
 
+from routers.flags import Flags
 from sessions.registry import Registry
 from streamgate.admin.api import Views, make_admin
-from streamgate.catalogue import PICKERS
+from streamgate.catalogue import FLAGS, PICKERS
 from streamgate.clock import SystemClock
 from streamgate.config.certificates import Identities, identities, identities_of
 from streamgate.config.compile import Snapshot
@@ -31,6 +32,7 @@ from streamgate.config.reload import Outcome, Reload
 from streamgate.config.restart import restart_needed
 from streamgate.config.source import Ahead, Source
 from streamgate.config.spec import Spec
+from streamgate.config.spec_flags import Flags as FlagsSpec
 from streamgate.config.spec_gate import Telemetry, Tls
 from streamgate.config.watch import watch
 from streamgate.edge.enter import EdgeTimeouts, Gateway
@@ -41,13 +43,17 @@ from streamgate.exchange import Exchange
 from streamgate.headers import Networks
 from streamgate.kept import Kept
 from streamgate.lease import Count
+from streamgate.observe.gen_ai import GenAi
 from streamgate.observe.metrics import Metrics
+from streamgate.observe.models import ModelsMetrics
 from streamgate.observe.process import process_families
 from streamgate.observe.records import Records
 from streamgate.observe.siblings import Siblings
 from streamgate.pipeline.build import Builder, Built
+from streamgate.pipeline.build_models import Around
 from streamgate.pipeline.plan import Plan
 from streamgate.pipeline.upstream import Kit
+from streamgate.shared import Shared
 from streamgate.tasks import Tasks
 from streamgate.workers import Order, Orders, let_signals
 
@@ -90,7 +96,16 @@ class Worker:
         self._metrics = Metrics()
         self._kept = Kept()
         self._tasks = Tasks(self._task_failed)
-        self._builder = Builder(kept=self._kept, metrics=self._metrics, clock=self._clock, pickers=PICKERS)
+        self._shared = Shared(post.started, self._clock, self._tasks, self._log)
+        self._cells = ModelsMetrics()
+        self._gen_ai = GenAi()
+        around = Around(
+            clock=self._clock, cells=self._cells, gen_ai=self._gen_ai, answers=self._shared.answers, share=self._shared.share,
+            flags=self._flags,
+        )  # fmt: skip
+        self._builder = Builder(
+            kept=self._kept, metrics=self._metrics, clock=self._clock, pickers=PICKERS, around=around
+        )  # fmt: skip
         self._reload: Reload[Built] = Reload(
             self._ahead, self._builder.build, now_wall=self._clock.wall(), beside=identities_of, on_swap=self._swapped,
             on_outcome=self._outcome,
@@ -117,7 +132,7 @@ class Worker:
         )
         self.gateway = Gateway(kit=kit, metrics=self._metrics, records=records, worker=secrets.token_hex(4).encode())
         kit.settle = self.gateway.settle
-        self._metrics.extra += [process_families, records.families]
+        self._metrics.extra += [process_families, records.families, self._cells.families, self._gen_ai.families]
         self._siblings = Siblings(post.run_dir, self._metrics.families)
         self._orders = Orders(post.pipe) if post.pipe is not None else None
         self._admin_server: Any = None
@@ -223,8 +238,9 @@ class Worker:
             for connection in tuple(self._admin_server.connections):
                 connection.close_if_idle()
         await self._siblings.close()
-        await self._tasks.close()
         self._kept.retain(())
+        await self._shared.close()
+        await self._tasks.close()
         self.gateway.records.close()
 
     # -- configuration -------------------------------------------------------------------------------------------------
@@ -247,6 +263,12 @@ class Worker:
             found = await asyncio.to_thread(self._ahead.fetch)
             if isinstance(found, ConfigurationError) or self._reload.is_change(found):
                 self._reload.apply(self._clock.wall())
+
+    def _flags(self, spec: FlagsSpec) -> tuple[Flags, Callable[[], None]]:
+        flags = FLAGS[spec.provider](
+            spec, self._clock.now, lambda problem: self._log.warning("flags: %s", problem, extra={"worker": os.getpid()})
+        )
+        return flags, lambda: self._shared.end(flags.close())
 
     def _renew(self, settings: Tls | None) -> None:
         if self._tls is None or settings is None or (found := _certificate(settings)) == self._certificate:
@@ -275,6 +297,7 @@ class Worker:
         kit.drain_bytes, kit.drain_s = gate.disconnect_drain.bytes, gate.disconnect_drain.time or 0.0
         self._kept.retain(built.keys)
         self._metrics.retain((*built.route_ids, "_none"), built.service_ids)
+        self._cells.retain(built.model_names)
 
     def _outcome(self, outcome: Outcome, error: str | None) -> None:
         self._metrics.reloads[outcome.value] += 1

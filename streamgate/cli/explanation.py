@@ -13,6 +13,7 @@ from typing import Any, Final
 from routers.paths import BadTarget, Candidate, Routes, canonical, split_target
 from routers.pools import Endpoint, Picker
 from sessions.registry import Registry
+from streamgate.catalogue import FLAGS
 from streamgate.clock import SystemClock
 from streamgate.config.load import Loaded
 from streamgate.config.spec import Gate, Route, Service
@@ -24,12 +25,16 @@ from streamgate.exchange import Exchange
 from streamgate.headers import Networks, Peer
 from streamgate.kept import Kept
 from streamgate.lease import Count
+from streamgate.observe.gen_ai import GenAi
 from streamgate.observe.metrics import Metrics
+from streamgate.observe.models import ModelsMetrics
 from streamgate.observe.records import Records
 from streamgate.pipeline.build import Builder
+from streamgate.pipeline.build_models import Around
 from streamgate.pipeline.heads import request_head
 from streamgate.pipeline.plan import Plan, ServicePlan
 from streamgate.pipeline.upstream import Kit
+from streamgate.stores.answers import Answers
 from streamgate.tasks import Tasks
 
 HIDDEN: Final = "(hidden)"
@@ -59,7 +64,12 @@ def explained(loaded: Loaded, asked: Asked, pickers: Pickers) -> dict[str, Any]:
     """Everything there is to say, ready for JSON. `outcome` is `relayed`, `answered` or `refused`; `matched` whether a route
     takes the request.
     """
-    built = Builder(kept=Kept(), metrics=Metrics(), clock=SystemClock(), pickers=pickers).build(loaded.spec)
+    clock = SystemClock()
+    around = Around(
+        clock=clock, cells=ModelsMetrics(), gen_ai=GenAi(), answers=Answers(tasks=Tasks(lambda _name, _error: None)), share=None,
+        flags=lambda flags: (FLAGS[flags.provider](flags, clock.now, lambda _problem: None), lambda: None),
+    )  # fmt: skip
+    built = Builder(kept=Kept(), metrics=Metrics(), clock=clock, pickers=pickers, around=around).build(loaded.spec)
     gateway = _gateway(built.routes, loaded.spec.gate)
     gate = loaded.spec.gate
     found: dict[str, Any] = {

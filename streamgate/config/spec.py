@@ -11,6 +11,7 @@ from streamgate.config.spec_auth import Auth, Tenant
 from streamgate.config.spec_flags import Flags
 from streamgate.config.spec_gate import DisconnectDrain, EdgeLimits, EdgeTimeouts, Gate, State, Telemetry, Tls
 from streamgate.config.spec_model import Batch, Hedge, Model, Queue, SplitTarget
+from streamgate.config.spec_prices import Price
 from streamgate.config.spec_route import Match, Respond, Retries, Rewrite, Route, Target
 from streamgate.config.spec_service import Credentials, EndpointSpec, PoolLimits, Service, Timeouts, UpstreamTls
 
@@ -28,6 +29,7 @@ __all__ = [
     "Match",
     "Model",
     "PoolLimits",
+    "Price",
     "Queue",
     "Respond",
     "Retries",
@@ -63,6 +65,8 @@ class Spec(Section):
     """What clients ask for by name, and who answers for it."""
     flags: Flags | None = None
     """Who decides which split of a model a request gets; nobody by default: always the model's `default`."""
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """What tokens cost, by MODEL or SERVICE/MODEL; without it nothing is charged."""
     auth: Auth = Field(default_factory=Auth)
     """Whom a request belongs to."""
     limits: Later = None

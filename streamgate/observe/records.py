@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -132,7 +132,7 @@ def record_of(  # a record names what it says
     return Record(*common) if prompt is None else PromptRecord(*common, *_of_prompt(prompt))
 
 
-def _of_prompt(prompt: Prompt) -> tuple[object, ...]:
+def _of_prompt(prompt: Prompt) -> tuple[Any, ...]:
     """The further fields of a ``PromptRecord``, in their order."""
     return (
         prompt.tenant,

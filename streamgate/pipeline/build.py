@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from routers.paths import Routes, Row
@@ -20,8 +20,10 @@ from streamgate.errors import Answer
 from streamgate.exchange import Exchange
 from streamgate.headers import values
 from streamgate.kept import Kept
-from streamgate.observe.metrics import Metrics
+from streamgate.observe.metrics import Metrics, ServiceMetrics
+from streamgate.pipeline.build_models import Around, ModelsBuilder
 from streamgate.pipeline.connections import KeepAlive, Keeper
+from streamgate.pipeline.models import ModelPlan
 from streamgate.pipeline.plan import Plan, ServicePlan
 from streamgate.pipeline.tls import upstream_context
 from streamgate.policies.retries import Budget, Retries
@@ -35,14 +37,18 @@ class Built:
     keys: frozenset[Hashable]
     route_ids: tuple[str, ...]
     service_ids: tuple[str, ...]
+    model_names: tuple[str, ...]
+    models: Mapping[str, ModelPlan]
 
 
 class Builder:
     """Makes plans of specs for one worker, over state that outlives them."""
 
     def __init__(
-        self, *, kept: Kept, metrics: Metrics, clock: Clock, pickers: Mapping[str, Callable[[Callable[[], float]], Picker]]
-    ) -> None:
+        self, *, kept: Kept, metrics: Metrics, clock: Clock, pickers: Mapping[str, Callable[[Callable[[], float]], Picker]],
+        around: Around,
+    ) -> None:  # fmt: skip
+        self._models = ModelsBuilder(kept, around)
         self._pickers = pickers
         self._kept = kept
         self._metrics = metrics
@@ -58,12 +64,25 @@ class Builder:
             service.id: self._service(service, found, keys) for service, found in zip(spec.services, keepers, strict=True)
         }
         specs = {service.id: service for service in spec.services}
+        models = self._models.plans(spec, services, keys)
         rows = []
         for route in spec.routes:
             service_id = route.to.service
             plan = self._plan(route, services.get(service_id or ""), specs.get(service_id or ""), spec.gate)
+            if route.to.models:
+                limits = {one.id: _limits(route, one.timeouts, spec.gate) for one in spec.services}
+                led = self._models.route(route, spec, models, limits, self._nobody(), keys)
+                plan = replace(plan, models=led, service=led.nobody)
             rows.append(Row(tuple(route.match.hosts), tuple(route.match.paths), tuple(route.match.methods), plan))
-        return Built(Routes(rows), frozenset(keys), tuple(route.id for route in spec.routes), tuple(services))
+        names = tuple(model.name for model in spec.models)
+        return Built(Routes(rows), frozenset(keys), tuple(route.id for route in spec.routes), tuple(services), names, models)
+
+    def _nobody(self) -> ServicePlan:
+        """Stands in an exchange until a service is chosen for it."""
+        return ServicePlan(
+            id="", pool=Pool("", (), self._pickers["least_in_flight"](self._clock.random)), keepers={}, connect_s=None,
+            credentials=b"", withheld=frozenset(), budget=Budget(), metrics=ServiceMetrics(),
+        )  # fmt: skip
 
     def _keepers(self, service: Service, keys: set[Hashable]) -> list[tuple[EndpointSpec, Keeper]]:
         tls_key: Hashable = None
@@ -122,7 +141,7 @@ class Builder:
         if service is not None and timeouts.connect != service.connect_s:
             service = ServicePlan(
                 service.id, service.pool, service.keepers, timeouts.connect, service.credentials, service.withheld,
-                service.budget, service.metrics,
+                service.budget, service.metrics, service.lines,
             )  # fmt: skip
         rewrite = route.rewrite
         host = route.host_policy
@@ -130,13 +149,7 @@ class Builder:
             route=route.id,
             service=service,
             respond=_answer(route.to.respond) if route.to.respond is not None else None,
-            limits=Limits(
-                first_byte_s=timeouts.first_byte,
-                idle_s=timeouts.idle,
-                total_s=timeouts.total,
-                body_s=gate.timeouts.body,
-                write_s=gate.timeouts.write,
-            ),
+            limits=_limits(route, spec.timeouts if spec is not None else Timeouts(), gate),
             drains=route.on_disconnect == "drain",
             strip=rewrite.strip_prefix.encode() if rewrite and rewrite.strip_prefix else None,
             add=rewrite.add_prefix.encode() if rewrite and rewrite.add_prefix else None,
@@ -148,6 +161,18 @@ class Builder:
             metrics=self._metrics.route(route.id),
             number=self._number,
         )
+
+
+def _limits(route: Route, base: Timeouts, gate: Gate) -> Limits:
+    """The deadlines of a route's exchanges with a service whose own timeouts are ``base``."""
+    timeouts = route.timeouts_over(base)
+    return Limits(
+        first_byte_s=timeouts.first_byte,
+        idle_s=timeouts.idle,
+        total_s=timeouts.total,
+        body_s=gate.timeouts.body,
+        write_s=gate.timeouts.write,
+    )
 
 
 def _answer(respond: Respond) -> Answer:

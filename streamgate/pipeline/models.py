@@ -31,6 +31,7 @@ from streamgate.stores.answers import Answers
 if TYPE_CHECKING:
     from streamgate.pipeline.plan import Plan
     from streamgate.pipeline.prompting import Prompting
+    from streamgate.pipeline.sharing import Sharing
     from streamgate.pipeline.upstream import Kit, Link, RequestBody
 
 
@@ -75,6 +76,7 @@ class ModelPlan:
     fallbacks: Fallbacks
     hedging: Hedging | None
     include_usage: bool
+    sharing: Sharing
     metrics: ModelMetrics
 
 

@@ -40,11 +40,14 @@ STALE_S: Final = 1.0
 class RequestBody(Protocol):
     """What the pipeline asks of a request body."""
 
-    chunked: bool
-    length: int | None
-    received: int
-    replay: bytearray | None
-
+    @property
+    def chunked(self) -> bool: ...
+    @property
+    def length(self) -> int | None: ...
+    @property
+    def received(self) -> int: ...
+    @property
+    def replay(self) -> bytes | bytearray | None: ...
     @property
     def complete(self) -> bool: ...
     @property

@@ -25,6 +25,7 @@ from streamgate.observe.records import Record, Records
 from streamgate.pipeline.build import Builder
 from streamgate.pipeline.upstream import Kit
 from streamgate.tasks import Tasks
+from tests.kit.around import around
 
 HOST = "127.0.0.1"
 _numbers = itertools.count()
@@ -45,7 +46,7 @@ def gateway_of(config: Mapping[str, Any], clock: Clock | None = None) -> Gateway
     """The edge of one worker, serving ``config``; its records are a ``Told``."""
     clock = clock or SystemClock()
     spec, metrics = Spec.model_validate(config), Metrics()
-    built = Builder(kept=Kept(), metrics=metrics, clock=clock, pickers=PICKERS).build(spec)
+    built = Builder(kept=Kept(), metrics=metrics, clock=clock, pickers=PICKERS, around=around(clock)).build(spec)
 
     def failed(name: str, error: BaseException) -> None:
         raise AssertionError(name) from error

@@ -15,6 +15,7 @@ from streamgate.kept import Kept
 from streamgate.observe.metrics import Metrics
 from streamgate.pipeline.build import Builder, Built, hash_key
 from streamgate.pipeline.plan import Plan
+from tests.kit.around import around
 from tests.kit.clock import ManualClock
 
 SERVICE = {"id": "s", "url": "http://127.0.0.1:9001"}
@@ -26,7 +27,8 @@ class Works:
 
     def __init__(self) -> None:
         self.kept, self.metrics = Kept(), Metrics()
-        self.builder = Builder(kept=self.kept, metrics=self.metrics, clock=ManualClock(), pickers=PICKERS)
+        clock = ManualClock()
+        self.builder = Builder(kept=self.kept, metrics=self.metrics, clock=clock, pickers=PICKERS, around=around(clock))
 
     def built(self, service: dict[str, Any] | None = None, route: dict[str, Any] | None = None, **top: Any) -> Built:
         spec = {"services": [{**SERVICE, **(service or {})}], "routes": [{**ROUTE, **(route or {})}], **top}

@@ -1,0 +1,328 @@
+"""One upstream call for several requests: batches of small ones, and single flights of identical ones.
+
+A call sends as any request to a model does (``pipeline.prompting``), with nobody's connection: what comes goes to a row of seats.
+A request that shares a call waits in its seat, which is to its relay what an upstream connection is to another's; so its deadlines
+for a slow reader, its cancelling and its ending are those of every stream. Whose last rider has left is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from sessions.batch import Batch, Batches, Member
+from sessions.batch_answers import CannotSplit, should_split, split
+from sessions.batch_asks import ask_of
+from sessions.batch_streams import StreamSplit
+from sessions.flights import Flights, flight_key
+from sessions.relay import Framing, Limits, Response
+from sessions.seats import Seat
+from streamgate.errors import ClientClosed, Fault, UpstreamFault, UpstreamMalformed
+from streamgate.exchange import Exchange, State, Terminal
+from streamgate.pipeline.deck import Deck
+from streamgate.pipeline.prompting import Prompting
+
+if TYPE_CHECKING:
+    from streamgate.headers import Headers
+    from streamgate.pipeline.models import ModelPlan
+
+_BAD: Final = 400
+_PRINCIPAL: Final = frozenset(
+    (b"authorization", b"x-api-key", b"api-key", b"cookie", b"accept-encoding", b"openai-organization", b"openai-project",
+     b"anthropic-version", b"anthropic-beta", b"accept")
+)  # fmt: skip
+"""What a client says that decides, beside the body, what it is answered and on whose account."""
+_ENCODINGS: Final = b"accept-encoding"
+
+
+def principal_of(exchange: Exchange) -> str:
+    """Who asks, as far as sharing an answer goes: never told to anybody, only compared."""
+    said = sorted((name.lower(), value) for name, value in exchange.headers if name.lower() in _PRINCIPAL)
+    tenant = "" if exchange.prompt is None or exchange.prompt.tenant is None else exchange.prompt.tenant
+    query = (exchange.query or b"").decode("latin-1")
+    return "\n".join([tenant, query, *(f"{name.decode('latin-1')}:{value.decode('latin-1')}" for name, value in said)])
+
+
+class Call(Prompting):
+    """A request of the gateway's own, whose answer goes to a row."""
+
+    __slots__ = ("_row", "flying")
+
+    def __init__(self, first: Prompting, deck: Deck, row: Row) -> None:
+        """Ask what ``first`` asks, in its name."""
+        exchange = first.copied_exchange()
+        super().__init__(exchange, first.plan, first.models, deck, deck, first.kit)
+        self._row = row
+        self.flying: asyncio.Task[None] | None = None
+        self.rides = False
+        deck.row = row
+
+    def limits_of(self, service_id: str) -> Limits:
+        """A row is as slow as its riders, each of whom has a deadline of its own."""
+        return replace(super().limits_of(service_id), write_s=float("inf"))
+
+    def compose(self, response: Response) -> Framing:
+        """Nothing is composed for anybody: the row hears of the head, then of the bare content."""
+        framing = super().compose(response)
+        self._row.on_head(response)
+        return msgspec.structs.replace(framing, head=b"", chunked=False, open=False, adds=False)
+
+    def settle_usage(self) -> None:
+        """Each rider settles its own."""
+
+    def pause_reading(self) -> None:
+        """The slowest rider is too far behind."""
+        self.relay.client_paused()
+
+    def resume_reading(self) -> None:
+        """Nobody has to be waited for."""
+        self.relay.client_resumed()
+
+    def abandon(self, gone_at: float | None = None) -> None:  # noqa: ARG002  # what an upstream is asked
+        """Nobody wants the answer any more."""
+        self.relay.client_gone(self.kit.clock.now())
+        if self.flying is not None:
+            self.flying.cancel()
+
+    async def fly(self) -> None:
+        """Send, and tell the row how it ended."""
+        exchange = self.exchange
+        fault: Fault | None = None
+        try:
+            exchange.move(State.ADMITTED)
+            await self.prepare()
+            exchange.move(State.SENDING)
+            await self.send()
+        except Fault as error:
+            fault = error
+        except asyncio.CancelledError:
+            exchange.end(Terminal.CLIENT_CLOSED, ClientClosed())
+            raise
+        finally:
+            self.release()
+            self.relay.part()
+        if fault is None and exchange.terminal is Terminal.COMPLETE:
+            self._row.flush(ended=True)
+        else:
+            self._row.on_lost(fault or exchange.fault or UpstreamFault())  # type: ignore[arg-type]  # told on as it is
+
+
+class Row:
+    """What a call tells; flights and batches do."""
+
+    def on_head(self, response: Response) -> object: ...
+    def on_body(self, data: bytes) -> None: ...
+    def flush(self, *, ended: bool = False, trailers: Headers | None = None) -> None: ...
+    def on_lost(self, fault: UpstreamFault) -> None: ...
+
+
+class _Aboard(Member):
+    """A member of a batch, and its seat."""
+
+    __slots__ = ("prompting", "seat")
+
+    def __init__(self, prompting: Prompting, ask: object, sharing: Sharing) -> None:
+        super().__init__(ask)  # type: ignore[arg-type]  # the batch's own word for it
+        self.prompting = prompting
+        self.seat = Seat(_Gone(sharing, self))
+
+
+class _Gone:
+    """Tells the batches that a member has left. Nobody waits for anybody in a batch: parts are small."""
+
+    __slots__ = ("_member", "_sharing")
+
+    def __init__(self, sharing: Sharing, member: _Aboard) -> None:
+        self._sharing = sharing
+        self._member = member
+
+    def left(self, _seat: Seat, _gone_at: float | None) -> None:
+        self._sharing.left(self._member)
+
+    def fell_behind(self, _seat: Seat) -> None:
+        """Its relay's own deadline ends a reader that stops."""
+
+    def caught_up(self, _seat: Seat) -> None:
+        """See ``fell_behind``."""
+
+
+class _BatchRow(Row):
+    """Takes the answer to a batch apart."""
+
+    __slots__ = ("_batch", "_parts", "_response", "_sharing", "_split")
+
+    def __init__(self, batch: Batch, sharing: Sharing) -> None:
+        self._batch = batch
+        self._sharing = sharing
+        self._response: Response | None = None
+        self._split: StreamSplit | None = None
+        self._parts: list[bytes] = []
+
+    @property
+    def _members(self) -> tuple[_Aboard, ...]:
+        return self._batch.members  # type: ignore[return-value]  # nobody else joins
+
+    def on_head(self, response: Response) -> None:
+        self._response = response
+        kind = next((value for name, value in response.headers if name.lower() == b"content-type"), b"")
+        if response.status < _BAD and kind.strip().lower().startswith(b"text/event-stream"):
+            usage = any(b'"include_usage"' in ask.body for ask in self._batch.asks) or self._sharing.adds_usage
+            self._split = StreamSplit(self._batch.asks, usage=usage)
+            for member in self._members:
+                member.seat.on_head(msgspec.structs.replace(response, length=None, chunked=True))
+
+    def on_body(self, data: bytes) -> None:
+        if self._split is None:
+            self._parts.append(data)
+            return
+        try:
+            self._deal(self._split.feed(data))
+        except CannotSplit:
+            self.on_lost(UpstreamMalformed(note="a batch's stream could not be taken apart"))
+
+    def _deal(self, parts: list[tuple[int, bytes]]) -> None:
+        members = self._members
+        for whose, piece in parts:
+            members[whose].seat.on_body(piece)
+        for whose in {whose for whose, _ in parts}:
+            members[whose].seat.flush()
+
+    def flush(self, *, ended: bool = False, trailers: Headers | None = None) -> None:  # noqa: ARG002  # a row's shape
+        if not ended or self._batch.ended:
+            return
+        if self._split is not None:
+            self._deal(self._split.finish())
+            self._end()
+            return
+        response, body = self._response, b"".join(self._parts)
+        if response is None:
+            return
+        whole = self._batch.lone or response.status >= _BAD
+        if not self._batch.lone and should_split(response.status):
+            self._sharing.take_apart(self._batch)
+            return
+        try:
+            answers = [body] * len(self._members) if whole else split(self._batch.asks, body)
+        except CannotSplit:
+            self._sharing.take_apart(self._batch)
+            return
+        for member, answer in zip(self._members, answers, strict=True):
+            member.seat.on_head(msgspec.structs.replace(response, length=len(answer), chunked=False))
+            member.seat.on_body(answer)
+        self._end()
+
+    def _end(self) -> None:
+        for member in self._members:
+            member.seat.flush(ended=True)
+        self._sharing.over(self._batch)
+
+    def on_lost(self, fault: UpstreamFault) -> None:
+        if self._batch.ended:
+            return
+        for member in self._members:
+            member.seat.on_lost(fault)
+        self._sharing.over(self._batch)
+
+
+class Sharing:
+    """The calls of one model that are shared now."""
+
+    __slots__ = ("_calls", "_max_bytes", "_max_items", "_timer", "_window_s", "adds_usage", "batches", "flights")
+
+    def __init__(self) -> None:
+        self.flights = Flights()
+        self.batches: Batches | None = None
+        self.adds_usage = True
+        self._max_items = self._max_bytes = 0
+        self._window_s = 0.0
+        self._calls: dict[Batch, Call] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def follow(self, *, window_s: float | None, max_items: int, max_bytes: int, adds_usage: bool) -> None:
+        """Hold to these settings from now on; ``window_s`` None batches nothing."""
+        self.adds_usage = adds_usage
+        self._max_bytes = max_bytes
+        if window_s is None or max_items < 2:  # noqa: PLR2004  # two make a batch
+            self.batches = None
+        elif self.batches is None or (self._max_items, self._window_s) != (max_items, window_s):
+            self.batches = Batches(window_s=window_s, max_items=max_items)
+        self._max_items, self._window_s = max_items, window_s or 0.0
+
+    def join(self, prompting: Prompting, path: bytes, body: bytes, model: ModelPlan, *, single_flight: bool) -> Seat | None:
+        """A seat in a call that others share or may share; None where this request goes by itself."""
+        principal = principal_of(prompting.exchange)
+        if single_flight and (key := flight_key(path, body, principal)) is not None:
+            flight, seat = self.flights.join(key)
+            self._count(model, "flight", seat.first)
+            if seat.first:
+                call = Call(prompting, Deck(prompting.link, body), flight)  # type: ignore[arg-type]  # a flight is a row
+                flight.source = call
+                call.flying = prompting.kit.tasks.spawn(call.fly(), name="flight")
+            return seat
+        if self.batches is None:
+            return None
+        ask = ask_of(path, body, max_items=self._max_items, max_bytes=self._max_bytes, scope=principal)
+        if ask is None:
+            return None
+        member = _Aboard(prompting, ask, self)
+        self._count(model, "batch", False)
+        self._launch(self.batches.join(member, prompting.kit.clock.now()))
+        self._arm(prompting)
+        return member.seat
+
+    @staticmethod
+    def _count(model: ModelPlan, kind: str, first: bool) -> None:  # noqa: FBT001  # a word of its caller's
+        cells = model.metrics.shared
+        for what in ("requests", "calls") if first else ("requests",):
+            cells[kind, what] = cells.get((kind, what), 0) + 1
+
+    def _launch(self, batches: list[Batch]) -> None:
+        for batch in batches:
+            first: _Aboard = next(one for one in batch.members if not one.gone)  # type: ignore[assignment]
+            prompting = first.prompting
+            if prompting.model is not None:
+                cells = prompting.model.metrics.shared
+                cells["batch", "calls"] = cells.get(("batch", "calls"), 0) + 1
+            call = Call(prompting, Deck(prompting.link, batch.body()), _BatchRow(batch, self))
+            for member in batch.members:
+                member.prompting.call = call  # type: ignore[attr-defined]  # all are aboard
+            self._calls[batch] = call
+            call.flying = prompting.kit.tasks.spawn(call.fly(), name="batch")
+
+    def _arm(self, prompting: Prompting) -> None:
+        batches = self.batches
+        at = None if batches is None else batches.next_due
+        if at is None or self._timer is not None:
+            return
+        now = prompting.kit.clock.now
+
+        def due() -> None:
+            self._timer = None
+            if batches is not None:
+                self._launch(batches.due(now()))
+            self._arm(prompting)
+
+        self._timer = prompting.link.loop.call_later(max(0.0, at - now()), due)
+
+    def left(self, member: _Aboard) -> None:
+        """A member's client is gone, or it has had its answer."""
+        batches = member.batch.gathering if member.batch is not None else None
+        emptied = self.batches.leave(member) if self.batches is not None else None
+        if batches is not None and emptied is not None and (call := self._calls.pop(emptied, None)) is not None:
+            call.abandon()
+            self.over(emptied)
+
+    def over(self, batch: Batch) -> None:
+        """A batch has its answer, or will have none."""
+        self._calls.pop(batch, None)
+        if self.batches is not None:
+            self._launch(self.batches.finished(batch))
+
+    def take_apart(self, batch: Batch) -> None:
+        """A batch cannot be answered as one."""
+        call = self._calls.pop(batch, None)
+        if self.batches is not None and call is not None:
+            self._launch(self.batches.apart(batch, call.kit.clock.now()))

@@ -48,11 +48,11 @@ class Flag:
 class FlagDocument:
     """A flag file that was read and is sound. `flags` has them in the order of the file."""
 
-    __slots__ = ("_name", "data", "flags", "text")
+    __slots__ = ("data", "flags", "name", "text")
 
     def __init__(self, content: bytes, name: str) -> None:
         """Read `content`; `name` is the file in what is told. Raises FlagFileError with the first thing that is wrong."""
-        self._name = name
+        self.name = name
         self.text = _decoded(content, name)
         self.data = _parsed(self.text, name)
         self.flags: dict[str, Flag] = {}
@@ -66,14 +66,17 @@ class FlagDocument:
         """Key, line and value of each flag, and before them the checks of what stands beside the flags."""
         flags = self.data.get("flags")
         if not isinstance(flags, dict):
-            raise FlagFileError(f'{self._name}: needs a member "flags" with an object in it: flags by their keys')
+            raise FlagFileError(f'{self.name}: needs a member "flags" with an object in it: flags by their keys')
         if not isinstance(self.data.get("$evaluators") or {}, dict):
-            raise FlagFileError(f'{self._name}: "$evaluators" must be an object: rules by their names')
+            raise FlagFileError(f'{self.name}: "$evaluators" must be an object: rules by their names')
         try:
             _check_metadata(self.data.get("metadata", {}))
         except ValueError as error:
-            raise FlagFileError(f"{self._name}: {error}") from None
-        lines = {key: self._line(at) for key, at, _, _ in _members(self.text, self._spot("flags"))}
+            raise FlagFileError(f"{self.name}: {error}") from None
+        lines, line, seen = {}, 1, 0
+        for key, at, _, _ in _members(self.text, self._spot("flags")):
+            line, seen = line + self.text.count("\n", seen, at), at
+            lines[key] = line
         for key, raw in flags.items():
             yield key, lines[key], raw
 
@@ -81,7 +84,7 @@ class FlagDocument:
         """The flag of that key. Raises FlagFileError that says which was probably meant."""
         found = self.flags.get(key)
         if found is None:
-            raise FlagFileError(f"{self._name}: no flag {_quoted(key)}; {_nearest(key, self.flags)}")
+            raise FlagFileError(f"{self.name}: no flag {_quoted(key)}; {_nearest(key, self.flags)}")
         return found
 
     def with_default(self, key: str, variant: str) -> str:
@@ -91,7 +94,7 @@ class FlagDocument:
         """
         flag = self.flag(key)
         if variant not in flag.variants:
-            raise FlagFileError(f"{self._name}:{flag.line}: flag {_quoted(key)} has no variant {_quoted(variant)}; {_hint(flag, variant)}")
+            raise FlagFileError(f"{self.name}:{flag.line}: flag {_quoted(key)} has no variant {_quoted(variant)}; {_hint(flag, variant)}")
         at = self._spot("flags", key)
         found = self._only(at, "defaultVariant")
         if found is not None:
@@ -114,7 +117,7 @@ class FlagDocument:
         """Where the member's value begins and ends, of the object at `at`; None where there is none."""
         found = [(begin, end, start) for name, start, begin, end in _members(self.text, at) if name == key]
         if len(found) > 1:
-            where = f"{self._name}:{self._line(found[1][2])}"
+            where = f"{self.name}:{self._line(found[1][2])}"
             raise FlagFileError(f"{where}: {_quoted(key)} stands here a second time; remove one of the two")
         return found[0][:2] if found else None
 

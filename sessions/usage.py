@@ -46,7 +46,7 @@ _COUNTS: Final = b'_tokens":'
 _OTHER_COUNTS: Final = re.compile(rb'okens"|ount"|units"')
 _TEXT: Final = re.compile(
     rb'"(?:content|text|reasoning_content|reasoning|thinking|refusal|arguments|partial_json|input|delta|value|response'
-    rb'|outputText|generation|generated_text)"\s*:\s*"(?!")|"functionCall"'
+    rb'|outputText|generation|generated_text)"\s*:\s*"(?!")|"functionCall"|"tool_calls"\s*:\s*\[\s*\{|"function_call"\s*:\s*\{'
 )
 """What the models of the other dialects write stands in a text under one of these names."""
 _ANTHROPIC: Final = re.compile(rb'"type": ?"(?:message_start|content_block|ping)')

@@ -59,6 +59,7 @@ _PLACES: Final = {"usage", "usageMetadata", "meta", "amazon-bedrock-invocationMe
 """Under one of these names counts stand in an event, or in what it holds:"""
 _HOLDERS: Final = {"response", "delta", "metadata", "x_groq", "interaction"}
 """Responses, Cohere, Nova, Groq, Gemini's interactions."""
+_USAGE: Final = re.compile(r'"(usage|usageMetadata)"\s*:\s*(?=\{)')
 _MODEL: Final = re.compile(r'"model"\s*:\s*"([^"\\]{1,200})"')
 
 
@@ -133,15 +134,14 @@ class Reported:
         text = rest.decode("latin-1")
         if self.model is None and (named := _MODEL.findall(text)):
             self.model = _name({"model": named[-1]}, "model")
-        at = max(text.rfind('"usage"'), text.rfind('"usageMetadata"'))
-        brace = text.find("{", at)
-        if at < 0 or brace < 0:
+        found = [None, *_USAGE.finditer(text)][-1]
+        if found is None:
             return False
         try:
-            usage, _ = json.JSONDecoder().raw_decode(text, brace)
+            usage, _ = json.JSONDecoder().raw_decode(text, found.end())
         except (ValueError, RecursionError):
             return False
-        return self._take_counts({text[at + 1 : text.index('"', at + 1)]: usage})
+        return self._take_counts({found[1]: usage})
 
     def _take_names(self, event: dict[str, Any]) -> None:
         """The first model and id that are not empty: Azure's first event has empty ones."""

@@ -186,6 +186,21 @@ def test_a_place_that_is_taken_while_it_is_granted_is_granted_once() -> None:
     assert (took, free, line.count.held) == (["x"], [0], 1)
 
 
+def test_whoever_is_granted_a_slot_may_make_others_ready() -> None:
+    on, _ = asks(1)
+    room = [False]
+    on.ask("-")
+
+    def granted(slot: Slot) -> None:
+        room[0] = True
+        on.line.pump()
+
+    on.ask("x", ready=lambda: room[0])
+    on.line.enter("a", granted=granted, refused=lambda fault: None)
+    on.line.resize(3)
+    assert set(on.slots) == {"-", "x"}
+
+
 @pytest.mark.parametrize("flows", [1, 3000])
 def test_many_who_cannot_be_served_cost_a_release_a_bounded_number_of_questions(flows: int) -> None:
     on, _ = asks(8)
@@ -352,6 +367,16 @@ def known(capacity: int = 1, hold_s: float = 2.0, **limits: int) -> tuple[Asks, 
     return on, clock
 
 
+def test_the_rate_is_of_the_time_in_use() -> None:
+    on, clock = asks(2)
+    for _ in range(20):
+        on.ask("x")
+        clock.advance(4.0)
+        on.release("x")
+        clock.advance(1000.0)
+    assert on.line.statistics().rate_per_s == pytest.approx(2 / 4.0)
+
+
 def test_who_would_wait_longer_than_it_may_is_refused_at_once_and_told_when_to_come_back() -> None:
     on, _ = known()
     on.ask("-")
@@ -450,6 +475,15 @@ def test_a_place_in_the_line_keeps_nothing_alive_once_it_is_left() -> None:
     gc.collect()
     assert [one() for one in seen] == [None, None]
     assert on.line.statistics().waiting == 0
+
+
+def test_those_who_came_and_went_leave_no_deadlines_behind() -> None:
+    on, _ = asks(1)
+    on.ask("-")
+    for _ in range(2000):
+        on.ask("x", patience_s=30.0)
+        on.line.leave(on.waiters["x"])
+    assert len(on.line._deadlines) < 100
 
 
 def test_who_is_granted_a_slot_may_give_it_back_at_once() -> None:

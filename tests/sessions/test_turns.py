@@ -277,6 +277,21 @@ def test_where_nobody_keeps_coming_those_who_wait_are_all_there_are() -> None:
     assert guess == pytest.approx(simulated(turns, chosen, lambda before: ""), abs=4)
 
 
+def test_one_is_expected_to_be_served_as_seldom_as_its_flow_was_of_late() -> None:
+    turns, _ = line("a" * 100)
+    for grant in range(0, 160, 4):  # three of others, of a higher priority perhaps, between any two of it
+        one = turns.first(set(), everything=False)
+        assert one is not None
+        turns.serve(one, grant)
+    assert turns.before("a", None, 0, 1.0) == pytest.approx(4 * 60)
+    assert turns.before("a", None, 0, 0.0) == 60
+    for grant in range(160, 200):
+        one = turns.first(set(), everything=False)
+        assert one is not None
+        turns.serve(one, grant)
+    assert turns.before("a", None, 0, 1.0) == pytest.approx(20, rel=0.01)
+
+
 def test_before_counts_who_waits_above() -> None:
     turns, everybody = line("aab")
     assert turns.before("z", None, 5, 1.0) == 5 + 2

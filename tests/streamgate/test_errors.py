@@ -1,5 +1,6 @@
 """Every fault on the wire: its status and code, its words in each dialect, and what it must never say."""
 
+import importlib
 import json
 from collections.abc import Iterator
 
@@ -143,6 +144,18 @@ def test_a_whole_answer(fault: Fault, dialect: Dialect) -> None:
     else:
         assert "retry-after" not in head
         assert head.get("x-should-retry") == (None if dialect is Dialect.PROBLEM else "false")
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+@pytest.mark.parametrize("fault", [QueueFull(), WaitTooLong(), Evicted(), QueueExpired()], ids=named)
+def test_sdks_try_again_where_a_queue_may_take_them_then(fault: Fault, sdk: str) -> None:
+    package = pytest.importorskip(sdk)
+    kind = next(kind for kind in package.DefaultHttpxClient.__mro__ if kind.__module__.startswith("httpx"))
+    http = importlib.import_module(kind.__module__.partition(".")[0])  # which of them depends on the SDK's version
+    dialect, client = (Dialect.OPENAI, package.OpenAI) if sdk == "openai" else (Dialect.ANTHROPIC, package.Anthropic)
+    said = answer(fault, dialect, b"r")
+    response = http.Response(said.status, headers=list(said.headers), content=said.body)
+    assert client(api_key="k")._should_retry(response) is (not isinstance(fault, QueueExpired))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,10 @@ Sink = Callable[[bytes, bool], None]
 class Body:
     """One request body. ``length`` None means chunked; ``replay`` is None once too much has gone by to send it again."""
 
-    __slots__ = ("_blocked", "_buffer", "_coding", "_fault", "_max_bytes", "_reading", "_sink", "chunked", "length", "received", "replay")
+    __slots__ = (
+        *("_blocked", "_buffer", "_coding", "_fault", "_max_bytes", "_reading", "_sink"),
+        *("chunked", "complete", "length", "received", "replay"),
+    )
 
     def __init__(self, buffer: bytearray, length: int | None, reading: Reading) -> None:
         self._buffer = buffer
@@ -62,14 +65,11 @@ class Body:
         self._max_bytes: int | None = None
         self._fault: Fault | None = None
         self.chunked = length is None
+        self.complete = length == 0
+        """Has all of it been read off the connection?"""
         self.length = length
         self.received = 0
         self.replay: bytearray | None = bytearray()
-
-    @property
-    def complete(self) -> bool:
-        """Has all of it been read off the connection?"""
-        return self._coding.done
 
     @property
     def rest(self) -> int | None:
@@ -89,17 +89,25 @@ class Body:
 
     def look(self) -> None:
         """Read what has come already, so that what is broken is refused early. Raises NotFramed, TooLarge."""
-        if not self._coding.done:
+        if self.complete:
+            return
+        size = self.length
+        if self.received or self._sink is not None or size is None or size > REPLAY_BYTES or size > len(self._buffer):
             self.pull()
+            return
+        self.replay = self._buffer[:size]  # most are there whole
+        del self._buffer[:size]
+        self.received, self.complete = size, True
+        self._reading.release()
 
     def attach(self, sink: Sink, blocked: Callable[[], bool]) -> None:
         """Give the body to ``sink`` from its beginning: what is kept now, the rest as it comes and while it is not ``blocked``."""
         self._sink = sink
         self._blocked = blocked
         kept = bytes(self.replay or b"")
-        if kept or self._coding.done:
-            sink(kept, self._coding.done)
-        if not self._coding.done:
+        if kept or self.complete:
+            sink(kept, self.complete)
+        if not self.complete:
             self.pull()
 
     def detach(self) -> None:
@@ -125,13 +133,14 @@ class Body:
             raise
 
     def _pull(self) -> None:
-        while not self._coding.done:
+        while not self.complete:
             most = _PIECE_BYTES if self._sink is not None else REPLAY_BYTES - len(self.replay or b"")
             if most <= 0 or (self._sink is not None and self._blocked()):
                 self._reading.hold()
                 return
             data = self._coding.feed(self._buffer, most)
-            if not data and not self._coding.done:
+            self.complete = self._coding.done
+            if not data and not self.complete:
                 break
             self.received += len(data)
             if self._max_bytes is not None and self.received > self._max_bytes:
@@ -142,7 +151,7 @@ class Body:
                 else:
                     self.replay = None
             if self._sink is not None:
-                self._sink(data, self._coding.done)
+                self._sink(data, self.complete)
         self._reading.release()
 
 

@@ -122,14 +122,15 @@ def read_head(data: bytes, limits: HeadLimits) -> Head:
         pass  # an upgrade is an offer (RFC 9110 §7.8); who serves it decides
     except httptools.HttpParserError as error:
         raise _unparsed(data, error) from None
-    head.method = parser.get_method()
-    version = data[len(head.method) + len(head.target) + 2 :][:10]  # one space each, then this and nothing else
+    head.method = method = parser.get_method()
+    line = len(method) + len(head.target) + 2  # one space each, then the version and nothing else
+    version = data[line : line + 10]
     if version != b"HTTP/1.1\r\n":
         if version != b"HTTP/1.0\r\n":
             raise _no_version(version)
         head.http10 = True
         head.keep_alive = False
-    if head.method in _NOT_FORWARDED:
+    if method in _NOT_FORWARDED:
         raise NotFramed("This method is not served by the gateway", status=501)
     if len(head.target) > limits.target_bytes:
         raise TooLarge("The request target is longer than this gateway takes", status=414)
@@ -141,7 +142,7 @@ def read_head(data: bytes, limits: HeadLimits) -> Head:
 
 def _check_fields(head: Head) -> None:
     hosts = lengths = codings = 0
-    named: set[bytes] = set()
+    named: set[bytes] | None = None
     for lower, value in head._framing:  # noqa: SLF001  # the second half of reading it
         if lower == b"host":
             hosts += 1
@@ -156,22 +157,23 @@ def _check_fields(head: Head) -> None:
             if value.lower() != b"chunked":
                 raise NotFramed("The only transfer coding taken here is chunked")
         elif lower == b"connection":
-            named |= _CONNECTIONS.get(value) or connection_tokens((value,))
+            tokens = _CONNECTIONS.get(value) or connection_tokens((value,))
+            named = tokens if named is None else named | tokens
         elif lower == b"expect":
             if value.lower() != b"100-continue":
                 raise NotFramed("The only expectation known is 100-continue", status=417)
             head.expects = not head.http10  # RFC 9110 §10.1.1: ignored from HTTP/1.0
     if named:
         head.keep_alive = b"close" not in named and (not head.http10 or b"keep-alive" in named)
-    _check_framing(head, hosts=hosts, lengths=lengths, codings=codings)
+    _check_framing(head, hosts, lengths, codings)
 
 
-def _check_framing(head: Head, *, hosts: int, lengths: int, codings: int) -> None:
+def _check_framing(head: Head, hosts: int, lengths: int, codings: int) -> None:
     if hosts != 1 and (hosts or not head.http10):
         raise NotFramed("A request has exactly one Host field")
     if head.host not in _hosts and not _good_host(head.host):
         raise NotFramed("The Host field is no host and port")
-    if lengths > 1 or codings > 1 or (lengths and codings):
+    if lengths + codings > 1:
         raise NotFramed("A request says its length once: one Content-Length or one Transfer-Encoding")
     if codings:
         if head.http10:

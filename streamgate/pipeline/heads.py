@@ -168,7 +168,7 @@ def story(exchange: Exchange) -> Headers:
         return []
     told: Headers = []
     if exchange.service is not None:
-        told += [(b"x-streamgate-service", _ascii(exchange.service)), (b"x-streamgate-attempts", b"%d" % exchange.attempts)]
+        told += (b"x-streamgate-service", _ascii(exchange.service)), (b"x-streamgate-attempts", b"%d" % exchange.attempts)
     return told if exchange.prompt is None else told + _of_prompt(exchange.prompt)
 
 
@@ -206,5 +206,6 @@ def own_answer(said: Answer, *, head_only: bool, http10: bool, keep_alive: bool,
     return b"".join(lines)
 
 
+@lru_cache(maxsize=1024)
 def _ascii(text: str) -> bytes:
     return _NO_VISIBLE.sub(b"?", text.encode("ascii", "replace"))

@@ -387,7 +387,7 @@ class Sending:
         if stream:
             self._plan.metrics.first_token.observe(after_s)
         if self._endpoint is not None:
-            now = self._kit.clock.now()
+            now = self.exchange.started_at + after_s
             self._service.pool.picker.observe(self._endpoint, now - self._started, now)
 
     def interim(self, response: Response) -> bytes | None:

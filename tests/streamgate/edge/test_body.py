@@ -83,6 +83,24 @@ def test_a_complete_body_is_sent_as_one_piece_with_its_end() -> None:
     assert (upstream.pieces, upstream.ends) == ([b"hello"], 1)
 
 
+@pytest.mark.parametrize("length", [5, REPLAY_BYTES, REPLAY_BYTES + 1])
+def test_a_body_that_is_there_whole_leaves_what_follows_it(length: int) -> None:
+    content = bytes(range(256)) * (length // 256) + b"12345"[: length % 256]
+    client = Client(length, content + b"GET /")
+    client.reading.hold()  # so much came before anybody knew whose it is
+    client.body.look()
+    client.body.look()
+    assert (client.body.complete, client.is_held()) == (length <= REPLAY_BYTES, length > REPLAY_BYTES)
+    for _ in range(2):
+        upstream = Upstream()
+        client.body.attach(upstream, upstream.is_blocked)
+        client.body.detach()
+        assert (upstream.content, upstream.ends) == (content, 1)
+        assert (client.body.received, bytes(client.buffer), client.is_held()) == (length, b"GET /", False)
+        if client.body.replay is None:
+            break
+
+
 def test_a_second_attempt_gets_all_of_it() -> None:
     client = Client(None, chunk(b"hello"))
     first, second = Upstream(), Upstream()

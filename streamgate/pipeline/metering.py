@@ -85,9 +85,10 @@ class Summary:
 class Metering:
     """The meter of one request to a model."""
 
-    __slots__ = ("_adds", "_ask", "_body", "_first_s", "_models", "_name", "_passage", "_prompt", "_settled")
+    __slots__ = ("_adds", "_ask", "_body", "_counts", "_first_s", "_leaves_out", "_models", "_name", "_passage", "_prompt", "_settled")
 
-    def __init__(self, prompt: Prompt, models: ModelsPlan, ask: Ask, *, include_usage: bool) -> None:
+    def __init__(self, prompt: Prompt, models: ModelsPlan, ask: Ask, *, include_usage: bool, leaves_out: bool) -> None:
+        """``include_usage``: ask for it where the client did not; ``leaves_out``: and take it out of the answer again."""
         self._prompt = prompt
         self._models = models
         self._ask = ask
@@ -96,7 +97,13 @@ class Metering:
         self._body = b""
         self._passage: Passage | None = None
         self._first_s: float | None = None
+        self._leaves_out = leaves_out
+        self._counts = True
         self._settled = False
+
+    def count_nothing(self) -> None:
+        """The usage is another request's already, which shares the same generation: it is told here and counted there."""
+        self._counts = False
 
     def body_for(self, name: str, dialect: Dialect) -> bytes:
         """The body for an upstream that knows the model by ``name``, with the usage asked for where that is ours to do."""
@@ -117,7 +124,7 @@ class Metering:
         summary = Summary(exchange, self) if self._models.summary and framing.watched and loose else None
         self._passage = Passage(
             opening=Opening(on_error) if framing.watched else None,
-            leaves_out=self._adds and framing.watched and loose,
+            leaves_out=self._adds and self._leaves_out and framing.watched and loose,
             summary=summary,
         )
         return self._passage
@@ -149,12 +156,13 @@ class Metering:
         prompt.input_tokens, prompt.output_tokens = usage.input_tokens, usage.output_tokens
         prompt.cached_tokens, prompt.estimated = usage.cached_input_tokens, usage.estimated
         prompt.answering = usage.model
-        charged = self._charge(usage)
+        charged = self._charge(usage) if self._counts else None
         if charged is not None:
             prompt.cost, prompt.currency = charged
         if usage.response_id is not None and exchange.dialect is Dialect.RESPONSES and exchange.service is not None:
             self._models.answers.remember(usage.response_id, f"{exchange.service} {prompt.routed}", now)
-        self._observe(exchange, usage, now)
+        if self._counts:
+            self._observe(exchange, usage, now)
 
     def _observe(self, exchange: Exchange, usage: Usage, now: float) -> None:
         prompt = self._prompt

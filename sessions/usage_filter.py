@@ -21,7 +21,8 @@ HELD_MAX_BYTES: Final = 64 * 1_024
 _ENDS: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 _END: Final = re.compile(rb"\n(?:\r\n|[\r\n])|\r(?:\r\n|\r)")
 """An empty line with the line end before it. ``\\r\\n`` is one line end, and so is a ``\\r`` that nothing follows yet."""
-_EMPTY: Final = b"[]"
+_COUNTS: Final = b'_tokens":'
+"""In every usage, and in no text: there the quote is escaped. Found by ``rfind``, which is twice as fast as ``in``."""
 
 
 def with_include_usage(body: bytes) -> bytes | None:
@@ -69,7 +70,7 @@ class UsageFilter:
 
     def feed(self, data: bytes) -> bytes:
         """The bytes that may go on now, none or those of several chunks."""
-        if self._plain and data.endswith(_ENDS) and _EMPTY not in data:
+        if self._plain and data.endswith(_ENDS) and data.rfind(_COUNTS) < 0:
             return data
         return self._sift(data)
 
@@ -88,15 +89,15 @@ class UsageFilter:
         searched = max(0, len(self._held) - 2)
         out: list[bytes] = []
         start = 0
-        while (end := _END.search(window, max(searched, start))) is not None:
-            event = window[start : end.end()]
+        while (end := _end_of_event(window, max(searched, start))) > 0:
+            event = window[start:end]
             if self._amid or not _is_extra(event):
                 out.append(event)
             else:
                 out.append(event[: len(event) - len(event.lstrip(b"\r\n"))])
-                self._drops_lf = end.end() == len(window) and event.endswith(b"\r")
+                self._drops_lf = end == len(window) and event.endswith(b"\r")
             self._amid = False
-            start = end.end()
+            start = end
         self._held = self._let_go(window[start:], out)
         self._plain = not (self._held or self._amid or self._drops_lf)
         return b"".join(out)
@@ -116,8 +117,17 @@ class UsageFilter:
         return rest[passed:]
 
 
+def _end_of_event(window: bytes, at: int) -> int:
+    """Where the event ends that ends first from there on; 0 when none does."""
+    if window.find(b"\r") < 0:
+        place = window.find(b"\n\n", at)
+        return 0 if place < 0 else place + 2
+    found = _END.search(window, at)
+    return 0 if found is None else found.end()
+
+
 def _is_extra(event: bytes) -> bool:
-    if _EMPTY not in event or len(event.strip(b"\r\n")) > HELD_MAX_BYTES:
+    if event.rfind(_COUNTS) < 0 or len(event.strip(b"\r\n")) > HELD_MAX_BYTES:
         return False
     data = b"\n".join(line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:"))
     try:

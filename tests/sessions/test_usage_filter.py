@@ -86,7 +86,7 @@ def test_only_that_one_option_changes(body: dict[str, Any], options: dict[str, A
 # -- the answer -----------------------------------------------------------------------------------------------------------------
 
 USAGE = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
-TEXT = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"a[]"}}],"usage":null}'
+TEXT = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"a \\"_tokens\\":[]"}}],"usage":null}'
 PLAIN = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"a"}}]}'
 AZURE = b'data: {"choices":[],"prompt_filter_results":[{"prompt_index":0}],"usage":null}'
 DONE = b"data: [DONE]"
@@ -117,14 +117,14 @@ def test_the_chunk_is_taken_out_and_nothing_else(end: bytes) -> None:
         b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}',
         b'data: {"choices":[],"usage":null}',
         b'data: {"choices":[],"usage":[]}',
-        b'data: {"choices":[{"x":{"choices":[],"usage":{}}}]}',
-        b'data: {"usage":{},"x":[]}',
-        b'data: [{"choices":[],"usage":{}}]',
+        b'data: {"choices":[{"x":{"choices":[],"usage":{"x_tokens":1}}}]}',
+        b'data: {"usage":{"x_tokens":1},"x":[]}',
+        b'data: [{"choices":[],"usage":{"x_tokens":1}}]',
         b'data: "{\\"choices\\":[],\\"usage\\":{}}"',
-        b'data: {"choices":[],"usage":{}',
-        b'data: {"choices":[],"usage":{}}}',
-        b': {"choices":[],"usage":{}}',
-        b'event: {"choices":[],"usage":{}}',
+        b'data: {"choices":[],"usage":{"x_tokens":1}',
+        b'data: {"choices":[],"usage":{"x_tokens":1}}}',
+        b': {"choices":[],"usage":{"x_tokens":1}}',
+        b'event: {"choices":[],"usage":{"x_tokens":1}}',
         b"data: " + b"[" * 60_000,
         b"",
     ],
@@ -170,11 +170,11 @@ def test_only_an_event_that_has_not_ended_is_held() -> None:
 
 def test_a_long_event_is_let_go() -> None:
     kept = UsageFilter()
-    half = b'data: {"choices":[],"usage":{},"x":"' + b"x" * HELD_MAX_BYTES
+    half = b'data: {"choices":[],"usage":{"x_tokens":1},"x":"' + b"x" * HELD_MAX_BYTES
     assert kept.feed(half) == half
     assert kept.feed(b'"}') == b'"}'
     assert kept.feed(b"\n") == b""  # the end may have begun
-    assert kept.feed(b'data: {"choices":[],"usage":{}}') == b'\ndata: {"choices":[],"usage":{}}'
+    assert kept.feed(b'data: {"choices":[],"usage":{"x_tokens":1}}') == b'\ndata: {"choices":[],"usage":{"x_tokens":1}}'
     assert kept.feed(b"\n\n" + USAGE + b"\n") == b"\n\n"
     assert kept.feed(b"\n" + DONE) == b""
     assert kept.flush() == DONE

@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, str]] = {
     "schema": "Print the configuration language as a JSON Schema.",
     "routes": "List which requests go where.",
     "explain": "Say what would happen to a request, and why.",
+    "flags": "List, show, flip and watch the flags that choose splits.",
 }
 """Every command and its short help, in the order that help shows."""
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from streamgate.errors import Fault
     from streamgate.exchange import Exchange
     from streamgate.headers import Peer
-    from streamgate.pipeline.sharing import Row
+    from streamgate.pipeline.calls import Row
     from streamgate.pipeline.upstream import Link
 
 

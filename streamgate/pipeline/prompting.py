@@ -131,7 +131,23 @@ class Prompting(Sending):
         """What all exchanges of this worker share."""
         return self._kit
 
-    def aboard(self, kind: str, call: Prompting, *, first: bool) -> None:
+    @property
+    def course(self) -> tuple[str, ...]:
+        """The splits that may be tried, in turn."""
+        model, prompt = self.model, self.exchange.prompt
+        return () if model is None or prompt is None or prompt.split is None else (prompt.split, *model.model.fallback)
+
+    @property
+    def is_hedged(self) -> bool:
+        """Has a second attempt been started beside the first?"""
+        return self.exchange.prompt is not None and self.exchange.prompt.hedged
+
+    def hedge(self) -> None:
+        """A second attempt is started."""
+        if self.exchange.prompt is not None:
+            self.exchange.prompt.hedged = True
+
+    def aboard(self, kind: str | None, call: Prompting, *, first: bool) -> None:
         """It hears from ``call``; ``first`` where its part of the usage is nobody else's too."""
         self.call = call
         if self.exchange.prompt is not None:
@@ -173,7 +189,10 @@ class Prompting(Sending):
         prompt.tenant = models.tenants.of(exchange, {}, trusted=self._link.peer.trusted)
         self._metering = Metering(prompt, models, ask, include_usage=model.include_usage, leaves_out=self.rides)
         if self.rides:
-            self._seat = model.sharing.join(self, b"/v1/" + kind, body, model, single_flight=models.single_flight)
+            self._seat = model.sharing.join(
+                self, b"/v1/" + kind, body, model,
+                single_flight=models.single_flight, hedges=ask.previous_response_id is None,
+            )  # fmt: skip
             if self._seat is not None:
                 return
         found = sticky_key(exchange, ask, model.sticky)
@@ -436,7 +455,7 @@ class Prompting(Sending):
         exchange.service, exchange.endpoint, exchange.attempts = call.exchange.service, call.exchange.endpoint, call.exchange.attempts
         if theirs is None or mine is None:
             return
-        for name in ("split", "sticky", "service", "routed", "flag", "variant", "reason", "queue_s", "fallbacks", "duplicates", "hedged"):
+        for name in ("split", "sticky", "service", "routed", "flag", "variant", "reason", "queue_s", "fallbacks", "duplicates"):
             setattr(mine, name, getattr(theirs, name))
 
     def _over(self, connection: Connection, endpoint: Endpoint) -> asyncio.Future[None]:

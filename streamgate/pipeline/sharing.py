@@ -8,7 +8,6 @@ for a slow reader, its cancelling and its ending are those of every stream. Whos
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,16 +17,18 @@ from sessions.batch_answers import CannotSplit, should_split, split
 from sessions.batch_asks import ask_of
 from sessions.batch_streams import StreamSplit
 from sessions.flights import Flights, flight_key
-from sessions.relay import Framing, Limits, Response
+from sessions.relay import Response
 from sessions.seats import Seat
-from streamgate.errors import ClientClosed, Fault, UpstreamFault, UpstreamMalformed
-from streamgate.exchange import Exchange, State, Terminal
+from streamgate.errors import UpstreamFault, UpstreamMalformed
+from streamgate.exchange import Exchange
+from streamgate.pipeline.calls import Call, Row
 from streamgate.pipeline.deck import Deck
-from streamgate.pipeline.prompting import Prompting
+from streamgate.pipeline.hedged import Race
 
 if TYPE_CHECKING:
     from streamgate.headers import Headers
     from streamgate.pipeline.models import ModelPlan
+    from streamgate.pipeline.prompting import Prompting
 
 _BAD: Final = 400
 _PRINCIPAL: Final = frozenset(
@@ -46,82 +47,9 @@ def principal_of(exchange: Exchange) -> str:
     return "\n".join([tenant, query, *(f"{name.decode('latin-1')}:{value.decode('latin-1')}" for name, value in said)])
 
 
-class Call(Prompting):
-    """A request of the gateway's own, whose answer goes to a row."""
-
-    __slots__ = ("_row", "flying")
-
-    def __init__(self, first: Prompting, deck: Deck, row: Row) -> None:
-        """Ask what ``first`` asks, in its name."""
-        exchange = first.copied_exchange()
-        super().__init__(exchange, first.plan, first.models, deck, deck, first.kit)
-        self._row = row
-        self.flying: asyncio.Task[None] | None = None
-        self.rides = False
-        deck.row = row
-
-    def limits_of(self, service_id: str) -> Limits:
-        """A row is as slow as its riders, each of whom has a deadline of its own."""
-        return replace(super().limits_of(service_id), write_s=float("inf"))
-
-    def compose(self, response: Response) -> Framing:
-        """Nothing is composed for anybody: the row hears of the head, then of the bare content."""
-        framing = super().compose(response)
-        self._row.on_head(response)
-        return msgspec.structs.replace(framing, head=b"", chunked=False, open=False, adds=False)
-
-    def settle_usage(self) -> None:
-        """Each rider settles its own."""
-
-    def pause_reading(self) -> None:
-        """The slowest rider is too far behind."""
-        self.relay.client_paused()
-
-    def resume_reading(self) -> None:
-        """Nobody has to be waited for."""
-        self.relay.client_resumed()
-
-    def abandon(self, gone_at: float | None = None) -> None:  # noqa: ARG002  # what an upstream is asked
-        """Nobody wants the answer any more."""
-        self.relay.client_gone(self.kit.clock.now())
-        if self.flying is not None:
-            self.flying.cancel()
-
-    async def fly(self) -> None:
-        """Send, and tell the row how it ended."""
-        exchange = self.exchange
-        fault: Fault | None = None
-        try:
-            exchange.move(State.ADMITTED)
-            await self.prepare()
-            exchange.move(State.SENDING)
-            await self.send()
-        except Fault as error:
-            fault = error
-        except asyncio.CancelledError:
-            exchange.end(Terminal.CLIENT_CLOSED, ClientClosed())
-            raise
-        finally:
-            self.release()
-            self.relay.part()
-        if fault is None and exchange.terminal is Terminal.COMPLETE:
-            self._row.flush(ended=True)
-        else:
-            self._row.on_lost(fault or exchange.fault or UpstreamFault())  # type: ignore[arg-type]  # told on as it is
-
-
 def _count(model: ModelPlan, kind: str, what: str) -> None:
     cells = model.metrics.shared
     cells[kind, what] = cells.get((kind, what), 0) + 1
-
-
-class Row:
-    """What a call tells; flights and batches do."""
-
-    def on_head(self, response: Response) -> object: ...
-    def on_body(self, data: bytes) -> None: ...
-    def flush(self, *, ended: bool = False, trailers: Headers | None = None) -> None: ...
-    def on_lost(self, fault: UpstreamFault) -> None: ...
 
 
 class _Aboard(Member):
@@ -256,7 +184,9 @@ class Sharing:
             self.batches = Batches(window_s=window_s, max_items=max_items)
         self._max_items, self._window_s = max_items, window_s or 0.0
 
-    def join(self, prompting: Prompting, path: bytes, body: bytes, model: ModelPlan, *, single_flight: bool) -> Seat | None:
+    def join(
+        self, prompting: Prompting, path: bytes, body: bytes, model: ModelPlan, *, single_flight: bool, hedges: bool
+    ) -> Seat | None:
         """A seat in a call that others share or may share; None where this request goes by itself."""
         principal = principal_of(prompting.exchange)
         if self.batches is not None:
@@ -268,7 +198,9 @@ class Sharing:
                 self._arm(prompting)
                 return member.seat
         key = flight_key(path, body, principal) if single_flight else None
-        return None if key is None else self._fly(prompting, key, body, model)
+        if key is not None:
+            return self._fly(prompting, key, body, model)
+        return None if model.hedging is None or not hedges else Race(prompting, body, model, model.hedging).seat
 
     def _fly(self, prompting: Prompting, key: bytes, body: bytes, model: ModelPlan) -> Seat:
         flight, seat = self.flights.join(key)

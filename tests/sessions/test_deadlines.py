@@ -45,6 +45,22 @@ def test_they_end_in_order(drawn: list[tuple[float, bool]]) -> None:
     assert ended == sorted(deadline for deadline, leaves in drawn if not leaves)
 
 
+def test_they_end_in_order_after_those_gone_were_dropped() -> None:
+    deadlines = Deadlines[Patient]()
+    everybody = [Patient(number, float(number * 37 % 101)) for number in range(200)]
+    for one in everybody:
+        deadlines.add(one)
+    for one in everybody[::2] + everybody[1::4]:
+        one.waiting = False
+    deadlines.shrink(50)
+    assert len(deadlines) == 50
+    ended = []
+    while (one := deadlines.next()) is not None:
+        one.waiting = False
+        ended.append(one.deadline)
+    assert ended == sorted(one.deadline for one in everybody[3::4])
+
+
 def test_those_gone_are_never_many_more_than_those_who_wait() -> None:
     deadlines = Deadlines[Patient]()
     kept = [Patient(number, 1e9) for number in range(100)]

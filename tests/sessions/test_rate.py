@@ -108,6 +108,21 @@ def test_idle_time_is_not_counted() -> None:
     assert rate.per_s(now) == pytest.approx(4 / 3.0)
 
 
+def test_slots_that_are_held_at_the_same_time_count_each() -> None:
+    count = Count(2)
+    rate = ServiceRate(count, 0.0)
+    for begins in range(0, 1000, 10):
+        held = []
+        for take_at, return_at in ((0.0, None), (1.0, None), (None, 3.0), (None, 6.0)):
+            if take_at is not None:
+                rate.takes(begins + take_at)
+                held.append(count.take())
+            elif return_at is not None and (lease := held.pop(0)) is not None:
+                rate.returns(begins + return_at)
+                lease.release()
+    assert rate.hold_s(1000.0) == pytest.approx((3.0 + 5.0) / 2, rel=0.02)
+
+
 def test_refill_is_how_many_come_for_each_that_is_served() -> None:
     count = Count(1)
     rate = ServiceRate(count, 0.0)

@@ -24,9 +24,9 @@ def row(flag: Flag, change: Change | None) -> list[str]:
         flag.state,
         flag.default_variant or "none",
         _value(flag.default_value),
-        ",".join(flag.variants),
+        ", ".join(flag.variants),
         "yes" if flag.has_targeting else "no",
-        "" if change is None else f"{change.ts} by {change.who}",
+        "" if change is None else f"{change.ts.partition('.')[0]}Z by {change.who}",
     )
     return [plain(cell) for cell in cells]
 
@@ -64,6 +64,24 @@ class Line:
         about = {"state": f"state {moved}", "value": f"value {moved}"}
         by = "" if self.who is None else f" by {self.who}"
         return plain(f"{self.ts} {self.key}: {said.get(self.what) or about.get(self.what) or moved}{by}")
+
+
+class Breakage:
+    """What is wrong with a file that is looked at again and again: news once, when two looks in a row saw the same.
+
+    Who edits in place has nothing, or half, in the file for a moment.
+    """
+
+    def __init__(self) -> None:
+        self._seen: str | None = None
+        self._told: str | None = None
+
+    def news(self, wrong: str | None) -> str | None:
+        """What has to be told after a look that saw `wrong`, None where nothing was wrong."""
+        is_news = wrong is not None and wrong == self._seen and wrong != self._told
+        self._told = wrong if is_news else None if wrong is None else self._told
+        self._seen = wrong
+        return wrong if is_news else None
 
 
 def told(before: FlagDocument | None, after: FlagDocument, changes: Mapping[str, Change], now_wall: float) -> Iterator[Line]:

@@ -20,7 +20,7 @@ from rich.console import Console
 from routers.flagd import FlagSet
 from routers.flags import Verdict
 from routers.ofrep import OfrepFlags
-from streamgate.cli.flag_lines import TITLES, as_json_flag, plain, row, told
+from streamgate.cli.flag_lines import TITLES, Breakage, as_json_flag, plain, row, told
 from streamgate.cli.reading import WRONG, read
 from streamgate.cli.table import show
 from streamgate.clock import SystemClock
@@ -237,23 +237,27 @@ def _no_split(models: tuple[Model, ...], flag: Flag, variant: str) -> Iterator[s
 @_options
 def _watch(place: Place) -> None:
     """Print the flags, and a line whenever one changes, until Ctrl-C."""
-    file, document = place.flag_file, place.document()
+    file = place.flag_file
+    document: FlagDocument | None = place.document()
     before: FlagDocument | None = None
-    problem = seen = ""
+    breakage = Breakage()
     try:
         while True:
-            for line in told(before, document, file.last_changes() if before is not None else {}, SystemClock.wall()):
-                click.echo(json.dumps(asdict(line), ensure_ascii=False) if place.as_json else str(line))
-            before = document
+            if document is not None:
+                for line in told(before, document, file.last_changes(), SystemClock.wall()):
+                    click.echo(json.dumps(asdict(line), ensure_ascii=False) if place.as_json else str(line))
+                before = document
             time.sleep(LOOK_S)
-            try:
-                document, seen = file.read(), ""
-            except FlagFileError as error:
-                if str(error) == seen != problem:  # twice the same: not just somebody who is writing it
-                    click.echo(plain(f"{seen}; the gateway keeps the flags it has"), err=True)
-                    problem = seen
-                seen = str(error)
-            else:
-                problem = ""
+            document, wrong = _looked(file)
+            if (news := breakage.news(wrong)) is not None:
+                click.echo(plain(f"{news}; the gateway keeps the flags it has"), err=True)
     except KeyboardInterrupt:
         place.ctx.exit(0)
+
+
+def _looked(file: FlagFile) -> tuple[FlagDocument | None, str | None]:
+    """The file as it is now, or what is wrong with it."""
+    try:
+        return file.read(), None
+    except FlagFileError as error:
+        return None, str(error)

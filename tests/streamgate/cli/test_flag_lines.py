@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgate.cli.flag_lines import TITLES, as_json_flag, plain, row, told
+from streamgate.cli.flag_lines import TITLES, Breakage, as_json_flag, plain, row, told
 from streamgate.config.flag_document import FlagDocument
 from streamgate.config.flag_file import Change
 
@@ -30,8 +30,8 @@ def lines(before: FlagDocument | None, after: FlagDocument, *changes: Change) ->
 
 def test_a_row_has_a_cell_for_every_title() -> None:
     flag = document({"targeting": {"if": [True, "a"]}}).flag("f")
-    assert row(flag, CHANGE) == ["f", "ENABLED", "a", "A", "a,b", "yes", "2023-11-14T22:00:00.000Z by ann"]
-    assert row(document({"defaultVariant": "b"}).flag("f"), None) == ["f", "ENABLED", "b", "5", "a,b", "no", ""]
+    assert row(flag, CHANGE) == ["f", "ENABLED", "a", "A", "a, b", "yes", "2023-11-14T22:00:00Z by ann"]
+    assert row(document({"defaultVariant": "b"}).flag("f"), None) == ["f", "ENABLED", "b", "5", "a, b", "no", ""]
     assert row(document({"defaultVariant": None}).flag("f"), None)[2:4] == ["none", ""]
     assert len(TITLES) == len(row(flag, None))
 
@@ -70,6 +70,14 @@ def test_rules_that_are_shared_change_the_flags_that_refer_to_them() -> None:
     refers = {"targeting": {"$ref": "x"}}
     before, after = (document(refers, g={}, h={"targeting": {"var": "x"}}, evaluators={"x": {"var": name}}) for name in "ab")
     assert lines(before, after) == ["f: other rules"]
+
+
+def test_what_is_wrong_is_news_once_and_not_at_the_first_look() -> None:
+    looks = [None, "half", None, "a", "a", "a", "b", "b", "b", None, "b", "b", None]
+    breakage = Breakage()
+    assert [breakage.news(look) for look in looks] == [
+        None, None, None, None, "a", None, None, "b", None, None, None, "b", None,
+    ]  # fmt: skip
 
 
 @given(st.text())

@@ -74,9 +74,9 @@ def test_a_pipe_gets_plain_text() -> None:
     result = flags("list")
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
-        "flag         state     default  value   variants           rules  changed",
-        "tutor-split  ENABLED   stable   stable  stable,canary,new  no",
-        "ruled        DISABLED  off      off     on,off             yes",
+        "flag         state     default  value   variants             rules  changed",
+        "tutor-split  ENABLED   stable   stable  stable, canary, new  no",
+        "ruled        DISABLED  off      off     on, off              yes",
     ]
 
 

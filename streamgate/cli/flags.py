@@ -243,7 +243,7 @@ def _watch(place: Place) -> None:
     breakage = Breakage()
     try:
         while True:
-            if document is not None:
+            if document is not None and (before is None or document.text != before.text):
                 for line in told(before, document, file.last_changes(), SystemClock.wall()):
                     click.echo(json.dumps(asdict(line), ensure_ascii=False) if place.as_json else str(line))
                 before = document

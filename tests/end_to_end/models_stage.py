@@ -123,12 +123,15 @@ def models(**more: Any) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def stage(folder: Path, *, config: Mapping[str, Any] | None = None, route: Mapping[str, Any] | None = None, **model: Any) -> AsyncIterator[Stage]:
+async def stage(
+    folder: Path, *, config: Mapping[str, Any] | None = None, route: Mapping[str, Any] | None = None, first_byte: str = "400ms",
+    **model: Any,
+) -> AsyncIterator[Stage]:
     """Start everything; at the end the gateway's log must hold no error."""
     async with AsyncExitStack() as stack:
         a, b = [await stack.enter_async_context(RawUpstream()) for _ in range(2)]
         flags = folder / "flags.json"
-        timeouts = {"connect": "500ms", "first_byte": "400ms", "idle": "1s"}
+        timeouts = {"connect": "500ms", "first_byte": first_byte, "idle": "1s"}
         full: dict[str, Any] = {
             "flags": {"provider": "flagd", "file": str(flags)},
             "services": [{"id": "a", "url": a.url, "timeouts": timeouts}, {"id": "b", "url": b.url, "timeouts": timeouts}],

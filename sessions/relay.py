@@ -14,7 +14,7 @@ for the whole.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, cast
 
 import msgspec
@@ -71,6 +71,7 @@ class Limits:
     """Deadlines in seconds, None for off. ``body_s`` and ``write_s`` are the client's, the others the upstream's.
 
     ``first_byte_s`` is the time to the head, and for an AI stream to its first event: a head alone says nothing to anybody.
+    ``nearest_s`` is the shortest of them: nothing is overdue sooner, whatever happens meanwhile.
     """
 
     first_byte_s: float | None = 60.0
@@ -78,6 +79,11 @@ class Limits:
     total_s: float | None = None
     body_s: float = 30.0
     write_s: float = 30.0
+    nearest_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        every = (self.first_byte_s, self.idle_s, self.total_s, self.body_s, self.write_s)
+        object.__setattr__(self, "nearest_s", min(limit_s for limit_s in every if limit_s is not None))
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
@@ -185,7 +191,6 @@ class Relay:
         "_exchange",
         "_guide",
         "_head",
-        "_idle_armed",
         "_last",
         "_limits",
         "_mark",
@@ -218,7 +223,7 @@ class Relay:
         self._upstream: Upstream | None = None
         self._out: list[bytes] = []
         self._head: bytes | None = None
-        self._chunked = self._open = self._adds = self._stream = self._responding = self._body_seen = self._idle_armed = False
+        self._chunked = self._open = self._adds = self._stream = self._responding = self._body_seen = False
         self._end: StreamEnd | None = None
         self._tap: Tap | None = None
         self._mark = exchange.started_at
@@ -243,12 +248,12 @@ class Relay:
         self._upstream = upstream
         self.uploading = uploading
         self._upload_blocked = False
-        self._responding = self._idle_armed = False
+        self._responding = False
         self._mark = self._now()
         self._end = self._tap = None
         self._size = 0
         self.done = done = self._client.loop.create_future()
-        self._arm()
+        self._watched()
         if self._paused_at is not None:
             upstream.pause_reading()
         return done
@@ -264,16 +269,14 @@ class Relay:
     def uploaded(self, *, finished: bool) -> None:
         """Body bytes went up, or the last of them: the upstream's time begins anew."""
         self._mark = self._now()
-        if finished and self.uploading:
+        if finished:
             self.uploading = False
-            self._arm()  # what the upstream owes from now on may be due earlier than what the client did
 
     def upload_blocked(self, *, blocked: bool) -> None:
         """The upstream has stopped taking the body, or goes on: whose silence it is changes with that."""
         if self.uploading:
             self._upload_blocked = blocked
             self._mark = self._now()
-            self._arm()
 
     # -- from the upstream connection ----------------------------------------------------------------------------------
 
@@ -327,9 +330,6 @@ class Relay:
                 self._finish_watched(trailers)
             else:
                 self._settle(_COMPLETE, None)
-        elif not self._idle_armed and self._responding and (self._body_seen or self._end is None):
-            self._idle_armed = True  # the next deadline may be nearer than the one that is watched
-            self._arm()
 
     def _content(self, data: bytes, *, ended: bool, trailers: Headers | None) -> None:
         now = self._now()
@@ -386,7 +386,6 @@ class Relay:
             self._waiting_bytes = self._client.waiting_bytes()
             if self._upstream is not None:
                 self._upstream.pause_reading()
-                self._arm()
 
     def client_resumed(self) -> None:
         """There is room again; the time the client took is not the upstream's silence."""
@@ -395,7 +394,6 @@ class Relay:
             self._mark = self._now()
             if self._upstream is not None:
                 self._upstream.resume_reading()
-                self._arm()
 
     def client_gone(self, now: float) -> None:
         """The client went away: its upstream connection is closed at once, before anything else happens.
@@ -424,7 +422,7 @@ class Relay:
         self._exchange.end(Terminal.CLIENT_CLOSED, ClientClosed())
         self._size = 0
         self.done = self._client.loop.create_future()  # the one before ends with the client's task, which awaits it
-        self._arm()
+        self._watched()
         return True
 
     @property
@@ -556,19 +554,21 @@ class Relay:
             return self._exchange.started_at + limits.total_s, TotalTimeout
         return at, fault
 
-    def _arm(self) -> None:
-        """The deadline may be nearer than it was. One that moves away is found out about when the old one has come."""
-        self.due = self._deadline()[0]
+    def _watched(self) -> None:
+        """Be looked at as soon as something may be overdue, and again after as long: who is looked at says what is."""
+        self.due = self._mark + self._limits.nearest_s
+        if (total_s := self._limits.total_s) is not None:
+            self.due = min(self.due, self._exchange.started_at + total_s)
         self._watch.add(self)
 
     def look(self, now: float) -> None:
-        """The deadline that was told has come: is it still that one?"""
+        """Fail if something is overdue."""
         at, fault = self._deadline()
         if at > now:
-            self.due = at
+            self.due = min(at, now + self._limits.nearest_s)
         elif fault is ClientStalled and (waiting := self._client.waiting_bytes()) < self._waiting_bytes:
             self._waiting_bytes = waiting  # slow, not stalled
             self._paused_at = now
-            self.due = now + self._limits.write_s
+            self.due = now + self._limits.nearest_s
         else:
             self.fail(fault(close=fault is RequestTimeout))

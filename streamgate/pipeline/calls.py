@@ -14,19 +14,31 @@ import msgspec
 
 from sessions.relay import Framing, Limits, Response
 from streamgate.errors import ClientClosed, Fault, UpstreamFault
-from streamgate.exchange import State, Terminal
+from streamgate.exchange import Exchange, State, Terminal
 from streamgate.pipeline.prompting import Prompting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from routers.loads import Pair
     from streamgate.headers import Headers
+    from streamgate.pipeline.course import Course
     from streamgate.pipeline.deck import Deck
 
 
 def _unfelt(value: float) -> None:
     """Gaps are measured where they are felt."""
+
+
+def _copied(asking: Prompting) -> Exchange:
+    """The same request once more, for a call that others share; it takes its answer as it is, uncompressed."""
+    mine = asking.exchange
+    copy = Exchange(
+        method=mine.method, path=mine.path, query=mine.query, host=mine.host, http10=False, named=mine.named,
+        headers=[pair for pair in mine.headers if pair[0].lower() != b"accept-encoding"], started_at=asking.kit.clock.now(),
+    )  # fmt: skip
+    copy.dialect = mine.dialect
+    copy.request_id, copy.traceparent, copy.tracestate = mine.request_id, mine.traceparent, mine.tracestate
+    copy.client_address, copy.peer_address, copy.scheme = mine.client_address, mine.peer_address, mine.scheme
+    return copy
 
 
 class Row:
@@ -41,14 +53,15 @@ class Row:
 class Call(Prompting):
     """A request of the gateway's own, whose answer goes to a row."""
 
-    __slots__ = ("_row", "flying")
+    __slots__ = ("_row", "avoids", "flying")
 
     def __init__(self, first: Prompting, deck: Deck, row: Row) -> None:
         """Ask what ``first`` asks, in its name."""
-        exchange = first.copied_exchange()
+        exchange = _copied(first)
         super().__init__(exchange, first.plan, first.models, deck, deck, first.kit)
         self._row = row
         self.flying: asyncio.Task[None] | None = None
+        self.avoids: tuple[Pair, ...] = ()
         self.gap = _unfelt
         self.rides = False
         deck.row = row
@@ -73,20 +86,11 @@ class Call(Prompting):
     @property
     def pair(self) -> Pair | None:
         """Who is asked now; None while it waits for its turn."""
-        return None if self._choice is None else self._choice.pair
+        return None if self.course is None or self.course.choice is None else self.course.choice.pair
 
-    def avoid(self, tried: Iterable[Pair]) -> None:
-        """Ask none of these."""
-        self._given_up.extend(tried)
-
-    def has_other(self, pair: Pair) -> bool:
-        """Is there anybody else who could be asked now?"""
-        model = self.model
-        if model is None:
-            return False
-        now, standing = self._kit.clock.now(), model.standing
-        others = {one for name in self.course for one in model.model.splits[name].pairs} - {pair}
-        return any(standing.has_room(one) and standing.cools_until(one) <= now for one in others)
+    def steer(self, course: Course) -> None:
+        """Ask none of those that another attempt asks already."""
+        course.avoid(self.avoids)
 
     def pause_reading(self) -> None:
         """The slowest rider is too far behind."""

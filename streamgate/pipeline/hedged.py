@@ -60,7 +60,7 @@ class _Runner(Row):
 class Race:
     """One request's attempts. ``seat`` is its rider's place."""
 
-    __slots__ = ("_body", "_hedging", "_model", "_prompting", "_runners", "_timer", "seat", "winner")
+    __slots__ = ("_body", "_hedging", "_is_hedged", "_model", "_prompting", "_runners", "_timer", "seat", "winner")
 
     def __init__(self, prompting: Prompting, body: bytes, model: ModelPlan, hedging: Hedging) -> None:
         """Start the first attempt now, and look after ``hedging.after_s`` whether there shall be a second."""
@@ -69,6 +69,7 @@ class Race:
         self._model = model
         self._hedging = hedging
         self._runners: list[_Runner] = []
+        self._is_hedged = False
         self.winner: _Runner | None = None
         self.seat = Seat(self, first=True)
         hedging.deposit(prompting.kit.clock.now())
@@ -78,7 +79,7 @@ class Race:
     def _start(self, tried: tuple[tuple[str, str], ...]) -> None:
         runner = _Runner(self)
         call = runner.call = Call(self._prompting, Deck(self._prompting.link, self._body), runner)
-        call.avoid(tried)
+        call.avoids = tried
         self._runners.append(runner)
         call.flying = self._prompting.kit.tasks.spawn(call.fly(), name="hedged")
 
@@ -90,10 +91,12 @@ class Race:
             return  # it is answered, or waits for its turn itself
         line = self._model.line
         busy = line.count.held / line.count.limit
-        if not first.has_other(pair):
+        if first.course is None or not first.course.has_other(pair):
             return
         if self._hedging.may_hedge(self._prompting.kit.clock.now(), busy, line.waiting):
-            self._prompting.hedge()
+            self._is_hedged = True
+            if self._prompting.exchange.prompt is not None:
+                self._prompting.exchange.prompt.hedged = True
             self._start((pair,))
 
     def wins(self, runner: _Runner) -> bool:
@@ -105,7 +108,7 @@ class Race:
     def _won(self, runner: _Runner) -> None:
         self.winner = runner
         self._stop()
-        if self._prompting.is_hedged:
+        if self._is_hedged:
             count(self._model.metrics.hedges, "won" if runner is not self._runners[0] else "lost")
             count(self._model.metrics.duplicates, "hedge")
         for other in self._runners:

@@ -27,6 +27,7 @@ from streamgate.pipeline.hedged import Race
 
 if TYPE_CHECKING:
     from streamgate.headers import Headers
+    from streamgate.pipeline.ask import Ask
     from streamgate.pipeline.models import ModelPlan
     from streamgate.pipeline.prompting import Prompting
 
@@ -185,10 +186,12 @@ class Sharing:
         self._max_items, self._window_s = max_items, window_s or 0.0
 
     def join(
-        self, prompting: Prompting, path: bytes, body: bytes, model: ModelPlan, *, single_flight: bool, hedges: bool
+        self, prompting: Prompting, path: bytes, asked: Ask, model: ModelPlan, *, single_flight: bool
     ) -> Seat | None:
         """A seat in a call that others share or may share; None where this request goes by itself."""
-        principal = principal_of(prompting.exchange)
+        if self.batches is None and model.hedging is None and not single_flight:
+            return None
+        body, principal = asked.body, principal_of(prompting.exchange)
         if self.batches is not None:
             ask = ask_of(path, body, max_items=self._max_items, max_bytes=self._max_bytes, scope=principal)
             if ask is not None:
@@ -200,7 +203,9 @@ class Sharing:
         key = flight_key(path, body, principal) if single_flight else None
         if key is not None:
             return self._fly(prompting, key, body, model)
-        return None if model.hedging is None or not hedges else Race(prompting, body, model, model.hedging).seat
+        if model.hedging is None or asked.previous_response_id is not None:
+            return None
+        return Race(prompting, body, model, model.hedging).seat
 
     def _fly(self, prompting: Prompting, key: bytes, body: bytes, model: ModelPlan) -> Seat:
         flight, seat = self.flights.join(key)

@@ -31,7 +31,7 @@ from streamgate.pipeline.plan import Plan, ServicePlan
 from streamgate.policies.retries import Outcome, retry_after_s
 from streamgate.tasks import Tasks
 
-_FAILURE_S: Final = 10.0
+FAILURE_S: Final = 10.0
 """A failure counts as an answer this slow at least, or an endpoint that fails fast would be picked most (``least_rtt``)."""
 STALE_S: Final = 1.0
 """A kept connection that ends this soon after a request, with no byte of an answer, had been closed before it was sent."""
@@ -108,10 +108,7 @@ class Sending:
         "_body",
         "_connection",
         "_endpoint",
-        "_kit",
         "_lease",
-        "_link",
-        "_plan",
         "_service",
         "_stale",
         "_started",
@@ -121,6 +118,9 @@ class Sending:
         "ending",
         "exchange",
         "gap",
+        "kit",
+        "link",
+        "plan",
         "relay",
     )
 
@@ -128,11 +128,11 @@ class Sending:
         self, exchange: Exchange, plan: Plan, service: ServicePlan, link: Link, body: RequestBody, kit: Kit
     ) -> None:
         self.exchange = exchange
-        self._plan = plan
+        self.plan = plan
         self._service = service
-        self._link = link
+        self.link = link
         self._body = body
-        self._kit = kit
+        self.kit = kit
         self._lease: Lease | None = None
         self._connection: Connection | None = None
         self._stale = 0
@@ -151,16 +151,16 @@ class Sending:
 
     def client_gone(self) -> None:
         """The client's connection ended: cancel, or read on where the route says so and there is room for one more."""
-        now = self._kit.clock.now()
-        if self._plan.drains and (lease := self._kit.drains.take()) is not None:
-            if self.relay.let_go(now, self._kit.drain_bytes, self._kit.drain_s):
+        now = self.kit.clock.now()
+        if self.plan.drains and (lease := self.kit.drains.take()) is not None:
+            if self.relay.let_go(now, self.kit.drain_bytes, self.kit.drain_s):
                 self.drain_lease = lease
                 return
             lease.release()
         connected = self._connection is not None and not self._connection.closed
         self.relay.client_gone(now)
         if not connected and self.exchange.terminal is Terminal.CLIENT_CLOSED:
-            self._plan.metrics.cancel.observe(0.0)  # nothing was open that could stay open
+            self.plan.metrics.cancel.observe(0.0)  # nothing was open that could stay open
 
     def shut_down(self) -> None:
         """The gate's patience has ended."""
@@ -191,7 +191,7 @@ class Sending:
 
     async def send(self) -> None:
         """Attempt until the answer has been delivered, or broke after commit. Raises a Fault when nothing is committed."""
-        exchange, now = self.exchange, self._kit.clock.now
+        exchange, now = self.exchange, self.kit.clock.now
         self._service.budget.deposit(now())
         fresh: Endpoint | None = None
         while self.ending is None:
@@ -245,8 +245,8 @@ class Sending:
         raise self.ending
 
     def _pick(self) -> Endpoint:
-        key = self._plan.key(self.exchange) if self._plan.key is not None else None
-        pool, now = self._service.pool, self._kit.clock.now()
+        key = self.plan.key(self.exchange) if self.plan.key is not None else None
+        pool, now = self._service.pool, self.kit.clock.now()
         endpoint = pool.pick(now, key, self._tried) or (pool.pick(now, key) if self._tried else None)
         if endpoint is None:
             if pool.has_weight:
@@ -261,9 +261,9 @@ class Sending:
         connection.on_cancelled = self._cancelled
         length = None if body.chunked else body.length
         head = request_head(
-            exchange, self._plan, self._service, endpoint, peer=self._link.peer, pseudonym=self._kit.pseudonym, length=length
+            exchange, self.plan, self._service, endpoint, peer=self.link.peer, pseudonym=self.kit.pseudonym, length=length
         )
-        connection.serve(relay, head_only=exchange.method == b"HEAD", on_drained=self._link.pull)
+        connection.serve(relay, head_only=exchange.method == b"HEAD", on_drained=self.link.pull)
         done = relay.begin(connection, uploading=not body.complete)
         if not connection.is_open:
             relay.on_lost(UpstreamReset(note="closed before the request was sent"))
@@ -276,7 +276,7 @@ class Sending:
             connection.send(head + body.replay, last=True)
             return done
         if not body.complete:
-            self._link.say_continue()
+            self.link.say_continue()
         waiting = [head]
 
         def sink(data: bytes, last: bool) -> None:  # noqa: FBT001  # the shape of a Sink
@@ -306,7 +306,7 @@ class Sending:
         return "ok" if self.exchange.terminal is Terminal.COMPLETE else ClientClosed.code
 
     def _cancelled(self, gone_at: float) -> None:
-        self._plan.metrics.cancel.observe(self._kit.clock.now() - gone_at)
+        self.plan.metrics.cancel.observe(self.kit.clock.now() - gone_at)
 
     # -- whether to try again ------------------------------------------------------------------------------------------
 
@@ -322,14 +322,14 @@ class Sending:
             and connection.uses > 1
             and not connection.bytes_seen
             and self._body.replay is not None
-            and self._kit.clock.now() - started < STALE_S
+            and self.kit.clock.now() - started < STALE_S
         )
 
     def _after(self, fault: Fault, endpoint: Endpoint) -> float:
         """Seconds until the next attempt after a fault. Raises the fault when there is none."""
-        now = self._kit.clock.now()
+        now = self.kit.clock.now()
         if isinstance(fault, UpstreamFault):
-            self._service.pool.picker.observe(endpoint, max(_FAILURE_S, now - self._started), now)
+            self._service.pool.picker.observe(endpoint, max(FAILURE_S, now - self._started), now)
         if isinstance(fault, Unreachable):
             endpoint.failed(now)
             wait_s = self._again("connect", None)
@@ -342,11 +342,11 @@ class Sending:
         return wait_s
 
     def _again(self, outcome: Outcome, after_s: float | None) -> float | None:
-        now = self._kit.clock.now()
-        limit = self._plan.limits.total_s
+        now = self.kit.clock.now()
+        limit = self.plan.limits.total_s
         seen = self._tried if self._endpoint is None else [*self._tried, self._endpoint]
         other = self._service.pool.has_other(seen)
-        verdict = self._plan.retries.decide(
+        verdict = self.plan.retries.decide(
             method=self.exchange.method,
             attempt=self.exchange.attempts - self._stale,
             outcome=outcome,
@@ -354,7 +354,7 @@ class Sending:
             retry_after_s=after_s,
             other_endpoint=other,
             remaining_s=float("inf") if limit is None else self.exchange.started_at + limit - now,
-            random=self._kit.clock.random,
+            random=self.kit.clock.random,
         )
         if not verdict.retry:
             return None
@@ -365,9 +365,9 @@ class Sending:
     def judge(self, response: Response) -> None:
         """May this answer be given, or is another attempt better? Raises Again."""
         status = response.status
-        if status not in self._plan.retries.on or self.relay.limit_bytes is not None:
+        if status not in self.plan.retries.on or self.relay.limit_bytes is not None:
             return
-        wait_s = self._again(status, retry_after_s(response.headers, self._kit.clock.wall()))
+        wait_s = self._again(status, retry_after_s(response.headers, self.kit.clock.wall()))
         if wait_s is not None:
             raise Again(f"status_{status}", wait_s)
 
@@ -375,8 +375,8 @@ class Sending:
 
     def compose(self, response: Response) -> Framing:
         """Our head and framing for an answer."""
-        keep_alive = self._link.keeps_alive(until_close=ends_with_connection(self.exchange, response))
-        return response_head(self.exchange, response, keep_alive=keep_alive, wall_s=self._kit.clock.wall())
+        keep_alive = self.link.keeps_alive(until_close=ends_with_connection(self.exchange, response))
+        return response_head(self.exchange, response, keep_alive=keep_alive, wall_s=self.kit.clock.wall())
 
     trailer = staticmethod(trailer_lines)
 
@@ -385,7 +385,7 @@ class Sending:
         ``least_rtt`` goes by.
         """
         if stream:
-            self._plan.metrics.first_token.observe(after_s)
+            self.plan.metrics.first_token.observe(after_s)
         if self._endpoint is not None:
             now = self.exchange.started_at + after_s
             self._service.pool.picker.observe(self._endpoint, now - self._started, now)

@@ -182,18 +182,14 @@ class Store:
             self._breaker.failed(self._now())
         else:
             self._breaker.succeeded()
-        if self._on_change is not None and was != self._breaker.state:
-            self._tell(was)
+        self._tell(was)
         return outcome
 
     def _tell(self, was: BreakerState) -> None:
-        """A half-open breaker that opens again is no news."""
-        if self._on_change is None:
-            return
-        if self._breaker.state == "closed":
-            self._on_change(False, "")
-        elif was == "closed":
-            self._on_change(True, self._last_error or "")
+        """Tell of a breaker that has opened or closed; that a half-open one has opened again is no news."""
+        is_closed = self._breaker.state == "closed"
+        if self._on_change is not None and is_closed != (was == "closed"):
+            self._on_change(not is_closed, "" if is_closed else self._last_error or "")
 
     def _broke(self, _name: str, error: BaseException) -> NoReturn:
         """A call turns errors of Redis into outcomes; whatever comes here is a defect, and the loop's own handler is loud."""

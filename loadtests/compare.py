@@ -24,7 +24,7 @@ from loadtests import drops, installs, machine, measures, peers, plot, processes
 from loadtests.peer import Peer, Place
 from loadtests.wrk import BadAnswersError
 
-STANDARD = ("direct", "streamgate", "nginx", "envoy", "sanic_aiohttp", "litellm")
+STANDARD = ("direct", "streamgate", "streamgate_models", "nginx", "envoy", "sanic_aiohttp", "litellm")
 FAILURES = (
     running.StartFailedError,
     installs.CannotInstallError,

@@ -4,10 +4,11 @@ Each is set up to do the same work: HTTP/1.1 both ways, upstream connections kep
 way of a few thousand streams. Whether it writes a record of each exchange, as streamgate does, stands in `note`.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import yaml
 
@@ -72,29 +73,60 @@ class Streamgate(Peer):
 
     def document(self, place: Place, *, edition: int = 0) -> str:
         """The configuration. Editions differ in one answer, so that a reload has something to apply."""
+        return yaml.safe_dump(self._settings(place, edition), sort_keys=False)
+
+    def _settings(self, place: Place, edition: int) -> dict[str, Any]:
         off = {"first_byte": "1h", "idle": "1h", "total": "off"}
         pool = {"max_idle": 512, "idle": f"{self._idle_connections_s}s"}
         origins = {"model": place.upstream, "nowhere": place.nowhere}
-        return yaml.safe_dump(
-            {
-                "gate": {"bind": f"{HOST}:{place.port}", "admin": f"{HOST}:{place.admin}", "workers": 1, "drain": "1s"},
-                "services": [
-                    {"id": name, "url": f"http://{HOST}:{port}", "pool": pool, "timeouts": off | {"connect": "30s"}}
-                    for name, port in origins.items()
-                ],
-                "routes": [
-                    {
-                        "id": "edition",
-                        "match": {"paths": ["/edition"]},
-                        "to": {"respond": {"status": 200, "body": str(edition)}},
-                    },
-                    {"id": "nowhere", "match": {"paths": ["/nowhere/*"]}, "to": {"service": "nowhere"}},
-                    {"id": "all", "match": {"paths": ["/*"]}, "to": {"service": "model"}},
-                ],
-                "telemetry": {"records": str(place.folder / "records/records.jsonl")},
-            },
-            sort_keys=False,
-        )
+        return {
+            "gate": {"bind": f"{HOST}:{place.port}", "admin": f"{HOST}:{place.admin}", "workers": 1, "drain": "1s"},
+            "services": [
+                {"id": name, "url": f"http://{HOST}:{port}", "pool": pool, "timeouts": off | {"connect": "30s"}}
+                for name, port in origins.items()
+            ],
+            "routes": [
+                {
+                    "id": "edition",
+                    "match": {"paths": ["/edition"]},
+                    "to": {"respond": {"status": 200, "body": str(edition)}},
+                },
+                {"id": "nowhere", "match": {"paths": ["/nowhere/*"]}, "to": {"service": "nowhere"}},
+                {"id": "all", "match": {"paths": ["/*"]}, "to": {"service": "model"}},
+            ],
+            "telemetry": {"records": str(place.folder / "records/records.jsonl")},
+        }
+
+
+class StreamgateModels(Streamgate):
+    """The same, its completions led by model: a flag, a split, a queue, and every stream metered."""
+
+    name = "streamgate_models"
+    note = "as streamgate; the body read, flag, split and turn decided, usage metered on every stream"
+    serves_json = False
+
+    def _settings(self, place: Place, edition: int) -> dict[str, Any]:
+        found = super()._settings(place, edition)
+        flag = {"state": "ENABLED", "variants": {"all": "all"}, "defaultVariant": "all"}
+        place.file("flags.json", json.dumps({"flags": {"fake-split": flag}}))
+        names = {"fake": "model", "nowhere": "nowhere"}
+        return found | {
+            "flags": {"provider": "flagd", "file": "flags.json"},
+            "models": [
+                {
+                    "name": name,
+                    "flag": "fake-split",
+                    "splits": {"all": [{"service": service, "model": "fake"}]},
+                    "queue": {"max_in_flight": 100_000},
+                }
+                for name, service in names.items()
+            ],
+            "routes": [{"id": "models", "match": {"paths": ["/v1/*"]}, "to": {"models": True}}, *found["routes"]],
+        }
+
+    def nowhere(self, place: Place) -> Address:
+        """The model decides, not the path."""
+        return Address(HOST, place.port, COMPLETIONS, model="nowhere")
 
 
 NGINX = """
@@ -296,5 +328,5 @@ class LiteLLM(Peer):
 
 
 ALL: dict[str, type[Peer]] = {
-    peer.name: peer for peer in (Direct, Streamgate, Nginx, Envoy, EnvoyLogging, SanicAiohttp, LiteLLM)
+    peer.name: peer for peer in (Direct, Streamgate, StreamgateModels, Nginx, Envoy, EnvoyLogging, SanicAiohttp, LiteLLM)
 }

@@ -11,6 +11,7 @@ from loadtests import drops, figures
 
 Result = dict[str, Any]
 OURS = "streamgate"
+METERED = "streamgate_models"
 QUIET_CORES = 0.1
 """What others may use of the machine while something is measured."""
 
@@ -83,9 +84,9 @@ class Verdict:
 
 
 def _budgets(result: Result) -> Iterable[tuple[str, figures.Spread | None, Callable[[float], bool]]]:
-    def ratio(measure: str, metric: str, peer: str) -> figures.Spread | None:
+    def ratio(measure: str, metric: str, peer: str, of: str = OURS) -> figures.Spread | None:
         row = Row(measure, metric, "")
-        return figures.ratios(series(result, row, OURS), series(result, row, peer))
+        return figures.ratios(series(result, row, of), series(result, row, peer))
 
     def ours(measure: str, metric: str, *, over_direct: bool = False) -> figures.Spread | None:
         return figures.spread(series(result, Row(measure, metric, "", over_direct), OURS))
@@ -95,6 +96,8 @@ def _budgets(result: Result) -> Iterable[tuple[str, figures.Spread | None, Calla
     yield "requests per core ≥ 100 × LiteLLM", ratio("requests", chat_rate, "litellm"), lambda value: value >= 100
     yield "CPU per token ≤ 1.0 × Envoy", ratio("tokens", "cpu_us_per_token", "envoy"), lambda value: value <= 1.0
     yield "CPU per token ≤ 1.3 × nginx", ratio("tokens", "cpu_us_per_token", "nginx"), lambda value: value <= 1.3
+    metered = ratio("tokens", "cpu_us_per_token", OURS, METERED)
+    yield "CPU per token, led by model and metered ≤ 1.15 × the bare relay", metered, lambda value: value <= 1.15
     added = ours("ttft", "ttft_p99_ms", over_direct=True)
     yield "added time to first token, p99 ≤ 5 ms", added, lambda value: value <= 5
     yield "memory per open stream ≤ 20 KiB", ours("memory", "kib_per_stream"), lambda value: value <= 20

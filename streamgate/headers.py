@@ -58,6 +58,10 @@ _NORMAL = bytes(
 )
 
 
+_SPELLINGS = 2048  # a whole site's header names in a few spellings; the rest of the bound is against made-up ones
+_SPELLING_BYTES = 64
+
+
 def normal(name: bytes) -> bytes:
     """Return the name as lenient servers read it: lower-case, with `_` and `.` as `-`."""
     return name.translate(_NORMAL)
@@ -66,6 +70,27 @@ def normal(name: bytes) -> bytes:
 def values(headers: Headers, name: bytes) -> list[bytes]:
     """Return the values of all lines called `name` (given in lower-case), in order."""
     return [value for spelled, value in headers if spelled.lower() == name]
+
+
+class Names(dict[bytes, bytes]):
+    """From a name as spelled to its lower-case form where it is one of `wanted`, else b"". A spelling is judged once."""
+
+    __slots__ = ("_wanted",)
+
+    def __init__(self, *wanted: bytes) -> None:
+        """Look for these names, given in lower-case."""
+        super().__init__()
+        self._wanted = frozenset(wanted)
+
+    def __missing__(self, name: bytes) -> bytes:
+        """Judge a new spelling; all are forgotten when there are too many, and long ones are nobody's usual names."""
+        lower = name.lower()
+        found = lower if lower in self._wanted else b""
+        if len(self) >= _SPELLINGS:
+            self.clear()
+        if len(name) <= _SPELLING_BYTES:
+            self[name] = found
+        return found
 
 
 def connection_tokens(values: Iterable[bytes]) -> set[bytes]:
@@ -78,8 +103,6 @@ def connection_tokens(values: Iterable[bytes]) -> set[bytes]:
 # --- what passes ------------------------------------------------------------------------------------------------------
 
 _KEEP, _DROP, _CONNECTION, _TE = 0, 1, 2, 3
-_SPELLINGS = 2048  # a whole site's header names in a few spellings; the rest of the bound is against made-up ones
-_SPELLING_BYTES = 64
 _FILTERS = 512
 _NAMES_NOTHING = frozenset(  # values of Connection that name no field beyond those removed anyway
     b"keep-alive,Keep-Alive,close,Close,upgrade,Upgrade,TE,te".split(b",")

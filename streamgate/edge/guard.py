@@ -14,7 +14,7 @@ from typing import Final
 import httptools
 
 from streamgate.errors import NotFramed, TooLarge
-from streamgate.headers import connection_tokens
+from streamgate.headers import Names, connection_tokens
 
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]{0,5})?")
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")  # no sign, no leading zero (some read 010 as octal), below 2^63
@@ -24,24 +24,11 @@ _NOT_FORWARDED: Final = frozenset({b"CONNECT", b"TRACE"})
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
 _NAMED: Final = frozenset({b"via", b"traceparent", b"tracestate", b"x-request-id", b"x-forwarded-for"})
-_SPELLINGS: Final = 2_048
+_HOSTS: Final = 2_048
 _UNREMARKABLE: Final[dict[bytes, list[bytes]]] = {}
 
 
-class _Remarkable(dict[bytes, bytes]):
-    """From a name as spelled to its lower-case form where somebody here reads it, else b"". A spelling is judged once."""
-
-    def __missing__(self, name: bytes) -> bytes:
-        lower = name.lower()
-        kind = lower if lower in _FRAMING or lower in _NAMED else b""
-        if len(self) >= _SPELLINGS:
-            self.clear()
-        if len(name) <= 64:  # noqa: PLR2004  # longer ones are nobody's usual names
-            self[name] = kind
-        return kind
-
-
-_remarkable: Final = _Remarkable()
+_remarkable: Final = Names(*_FRAMING, *_NAMED)
 _CONNECTIONS: Final = {b"keep-alive": {b"keep-alive"}, b"Keep-Alive": {b"keep-alive"}, b"close": {b"close"}}
 _hosts: Final[set[bytes]] = set()
 """Host fields that were found good; a gateway has few."""
@@ -184,7 +171,7 @@ def _check_framing(head: Head, hosts: int, lengths: int, codings: int) -> None:
 def _good_host(host: bytes) -> bool:
     if not _HOST.fullmatch(host):
         return False
-    if len(_hosts) >= _SPELLINGS:
+    if len(_hosts) >= _HOSTS:
         _hosts.clear()
     _hosts.add(host)
     return True

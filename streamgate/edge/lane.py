@@ -90,7 +90,7 @@ class LaneHttp(Http):
             while self.keep_alive and protocol.is_open():
                 if protocol.full_since is not None:
                     await protocol.has_room()
-                elif (data := self._next_head()) is None:
+                elif not protocol.recv_buffer or (data := self._next_head()) is None:
                     await protocol.more()
                 else:
                     await self._serve(data)

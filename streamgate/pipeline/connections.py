@@ -21,7 +21,7 @@ import httptools
 from routers.pools import Endpoint
 from sessions.relay import Relay, Response
 from streamgate.errors import ConnectTimeout, Unreachable, UpstreamFault, UpstreamMalformed, UpstreamReset, UpstreamTruncated
-from streamgate.headers import Headers
+from streamgate.headers import Headers, Names
 
 _HIGH_WATER_BYTES: Final = 65_536
 _LAST_READS: Final = 16
@@ -322,18 +322,21 @@ class Connection(asyncio.Protocol):
                 self._reusable = False  # the body that it announces but may not have would be the next answer's beginning
 
 
+_framing: Final = Names(b"content-length", b"transfer-encoding")
+
+
 def _framing_of(headers: Headers) -> tuple[int | None, bool]:
     """(Content-Length, chunked?) as the parser has accepted them."""
     length: int | None = None
     chunked = False
     for name, value in headers:
-        size = len(name)
-        if size == 14 and name.lower() == b"content-length":  # noqa: PLR2004  # len(b"content-length")
-            length = int(value)
-        elif size == 17 and name.lower() == b"transfer-encoding":  # noqa: PLR2004  # len(b"transfer-encoding")
-            if chunked or value.strip(b" \t").lower() != b"chunked":
+        if known := _framing[name]:
+            if known == b"content-length":
+                length = int(value)
+            elif chunked or value.strip(b" \t").lower() != b"chunked":
                 raise _Malformed("a transfer coding that was not asked for")
-            chunked = True
+            else:
+                chunked = True
     return (None if chunked else length), chunked
 
 

@@ -16,7 +16,7 @@ from routers.pools import Endpoint
 from sessions.relay import Framing, Response
 from streamgate.errors import REASONS, Answer, Fault, answer
 from streamgate.exchange import Dialect, Exchange
-from streamgate.headers import Headers, Peer, for_client, for_upstream, forwarded_headers, safe_trailer, values, via_line
+from streamgate.headers import Headers, Names, Peer, for_client, for_upstream, forwarded_headers, safe_trailer, values, via_line
 from streamgate.pipeline.plan import Plan, ServicePlan
 from streamgate.prompt import Prompt
 
@@ -76,17 +76,20 @@ def request_head(  # everything that may stand in a head
     return b"".join(lines)
 
 
+_content: Final = Names(b"content-type", b"content-encoding", b"date")
+
+
 def _of_type(headers: Headers) -> tuple[bytes, bool, bool]:
     """(media type, whether the content is encoded, whether there is a Date)."""
     kind, encoded, dated = b"", False, False
     for name, value in headers:
-        size = len(name)
-        if size == 12 and name.lower() == b"content-type":  # noqa: PLR2004  # len(b"content-type")
-            kind = value.partition(b";")[0].strip().lower()
-        elif size == 16 and name.lower() == b"content-encoding":  # noqa: PLR2004  # len(b"content-encoding")
-            encoded = value.strip().lower() not in {b"", b"identity"}
-        elif size == 4 and name.lower() == b"date":  # noqa: PLR2004  # len(b"date")
-            dated = True
+        if known := _content[name]:
+            if known == b"content-type":
+                kind = value.partition(b";")[0].strip().lower()
+            elif known == b"content-encoding":
+                encoded = value.strip().lower() not in {b"", b"identity"}
+            else:
+                dated = True
     return kind, encoded, dated
 
 

@@ -14,6 +14,7 @@ from streamgate.headers import (
     ASSERTED_PREFIXES,
     HOP_BY_HOP,
     Headers,
+    Names,
     Networks,
     Peer,
     client_address,
@@ -174,6 +175,18 @@ def test_what_is_removed_had_a_reason(request: Headers) -> None:
         ours = plain in HOP_BY_HOP | ASSERTED | {b"host"} or plain.startswith(ASSERTED_PREFIXES)
         variant = lower != plain and plain.startswith(b"content-")
         assert (name, value) in kept or ours or variant or lower in named
+
+
+def test_names_are_known_in_every_spelling_and_no_other() -> None:
+    known = Names(b"date", b"content-type")
+    for _ in range(2):  # the second time it is remembered
+        assert [known[name] for name in (b"Date", b"date", b"CONTENT-TYPE")] == [b"date", b"date", b"content-type"]
+        assert [known[name] for name in (b"dat", b"content_type", b"", b"x" * 100)] == [b"", b"", b"", b""]
+    for number in range(10_000):
+        assert known[b"x-%d" % number] == b""
+    assert known[b"y" * 100] == b""
+    assert 0 < len(known) <= 2048
+    assert b"y" * 100 not in known
 
 
 def test_only_so_many_spellings_and_drop_lists_are_remembered() -> None:

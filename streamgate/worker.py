@@ -22,6 +22,7 @@ from sanic import Sanic
 from routers.flags import Flags
 from sessions.registry import Registry
 from streamgate.admin.api import Views, make_admin
+from streamgate.admin.models import models_seen
 from streamgate.catalogue import FLAGS, PICKERS
 from streamgate.clock import SystemClock
 from streamgate.config.certificates import Identities, identities, identities_of
@@ -36,6 +37,7 @@ from streamgate.config.spec_flags import Flags as FlagsSpec
 from streamgate.config.spec_gate import Telemetry, Tls
 from streamgate.config.watch import watch
 from streamgate.edge.enter import EdgeTimeouts, Gateway
+from streamgate.edge.explanation import Scene, explained
 from streamgate.edge.guard import HeadLimits
 from streamgate.edge.server import BACKLOG, address_of, drained, sweep
 from streamgate.edge.tls import renew
@@ -51,6 +53,7 @@ from streamgate.observe.records import Records
 from streamgate.observe.siblings import Siblings
 from streamgate.pipeline.build import Builder, Built
 from streamgate.pipeline.build_models import Around
+from streamgate.pipeline.explaining.asked import Asked
 from streamgate.pipeline.plan import Plan
 from streamgate.pipeline.upstream import Kit
 from streamgate.shared import Shared
@@ -181,7 +184,10 @@ class Worker:
     async def _open_admin(self, app: Sanic[Any, Any]) -> None:
         if self._post.admin is None:
             return
-        views = Views(self._why_not_ready, self._shown, self._siblings, self._token)
+        views = Views(
+            self._why_not_ready, self._shown, self._siblings, self._token, bind=str(self._post.started.gate.bind),
+            explain=self._explain, models=self._models,
+        )  # fmt: skip
         admin = make_admin(f"{app.name}-admin", views)
         admin.state.primary = False  # Sanic rewrites its protocol for the primary application, once a process
         self._admin_server = await admin.create_server(
@@ -342,6 +348,15 @@ class Worker:
             "restart_needed": restart_needed(self._post.started, current.spec),
             "reloads": {"applied": seen.applied, "unchanged": seen.unchanged, "refused": seen.refused},
         }
+
+    async def _explain(self, asked: Asked) -> dict[str, Any]:
+        current = self._reload.current
+        scene = Scene(current.spec, current.plans, self._clock, self.gateway.kit.pseudonym, is_live=True)
+        found = await explained(asked, scene)
+        return found | {"config": {"source": current.source, "hash": current.hash}, "worker": os.getpid()}
+
+    def _models(self) -> dict[str, Any]:
+        return {"worker": os.getpid(), **models_seen(self._reload.current.plans, self._clock.now())}
 
     def _token(self) -> str | None:
         token = self._reload.current.spec.gate.admin_token

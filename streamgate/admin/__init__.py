@@ -1,1 +1,1 @@
-"""The admin port: health, readiness, metrics, configuration."""
+"""The admin port: health, readiness, metrics, configuration, models, explanations."""

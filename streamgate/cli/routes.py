@@ -48,7 +48,7 @@ def target_of(route: Route) -> str:
     """Where a route leads, in words."""
     if route.to.respond is not None:
         return f"answers {route.to.respond.status}"
-    return f"service {route.to.service}"
+    return "models" if route.to.models else f"service {route.to.service}"
 
 
 def _as_row(number: int, entry: Entry[Route]) -> list[str]:
@@ -57,12 +57,18 @@ def _as_row(number: int, entry: Entry[Route]) -> list[str]:
 
 
 def _as_json(number: int, entry: Entry[Route]) -> dict[str, object]:
-    to = entry.plan.to
     return {
         "order": number,
         "id": entry.plan.id,
         "host": entry.host,
         "path": entry.pattern,
         "methods": list(entry.methods),
-        "target": {"service": to.service} if to.respond is None else {"respond": to.respond.status},
+        "target": _target(entry.plan),
     }
+
+
+def _target(route: Route) -> dict[str, object]:
+    to = route.to
+    if to.models:
+        return {"models": True}
+    return {"service": to.service} if to.respond is None else {"respond": to.respond.status}

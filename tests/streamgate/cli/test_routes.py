@@ -71,6 +71,12 @@ def test_json_says_the_same() -> None:
     assert "sk-secret" not in result.output
 
 
+def test_a_route_to_the_models_says_so() -> None:
+    config = CONFIG.replace("to: {service: b}", "to: {models: true}") + "models: [{name: tutor, splits: {one: [{service: b}]}}]\n"
+    assert routes(config).output.splitlines()[-1].split() == ["6", "any", "/*", "any", "rest", "models"]
+    assert json.loads(routes(config, "--json").output)["routes"][-1]["target"] == {"models": True}
+
+
 def test_an_environment_is_laid_over() -> None:
     Path("streamgate.prod.yaml").write_text("services: [{id: c, url: 'http://c'}]\n", encoding="utf-8")
     assert json.loads(routes(CONFIG, "--json", "--env", "prod").output)["environment"] == "prod"

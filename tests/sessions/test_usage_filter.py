@@ -116,7 +116,8 @@ def test_the_chunk_is_taken_out_and_nothing_else(end: bytes) -> None:
         b'data: {"choices":[],"prompt_filter_results":[]}',
         b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}',
         b'data: {"choices":[],"usage":null}',
-        b'data: {"choices":[],"usage":[]}',
+        b'data: {"choices":[],"usage":[{"x_tokens":1}]}',
+        b'data: {"choices":[],"usage":null,"x_tokens":1}',
         b'data: {"choices":[{"x":{"choices":[],"usage":{"x_tokens":1}}}]}',
         b'data: {"usage":{"x_tokens":1},"x":[]}',
         b'data: [{"choices":[],"usage":{"x_tokens":1}}]',
@@ -180,6 +181,25 @@ def test_a_long_event_is_let_go() -> None:
     assert kept.flush() == DONE
 
 
+def test_what_follows_a_long_event_is_read_again() -> None:
+    long = b'data: {"x":"' + b"x" * HELD_MAX_BYTES
+    for rest in (b'"}\n' + USAGE + b"\n\n", b'"}\n\n', b'"}\r\n\r\n', b"\n\n"):
+        kept = UsageFilter()
+        assert kept.feed(long) == long
+        assert kept.feed(rest) == rest
+        assert kept.feed(USAGE + b"\n\n") == b""
+    kept = UsageFilter()
+    assert kept.feed(long) + kept.flush() == long
+    assert kept.feed(USAGE + b"\n\n") == b""
+
+
+def test_the_rest_of_a_dropped_line_end_is_dropped() -> None:
+    kept = UsageFilter()
+    assert kept.feed(USAGE + b"\r\n\r") == b""
+    assert kept.feed(b"") == b""
+    assert kept.feed(b"\n" + PLAIN + b"\n\n") == PLAIN + b"\n\n"
+
+
 def test_no_more_than_its_bound_is_held() -> None:
     kept = UsageFilter()
     passed = b"".join(kept.feed(b"data: [] " * 100) for _ in range(1_000))
@@ -220,7 +240,8 @@ def test_removing_as_it_goes_is_removing_whole_events(events: list[tuple[bytes, 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(-3, 3), st.sampled_from([b"\n\n", b"\r\n\r\n", b"\r\r"]), st.integers(1, HELD_MAX_BYTES + 10))
-@example(0, b"\r\n\r\n", HELD_MAX_BYTES)
+@example(0, b"\r\n\r\n", HELD_MAX_BYTES + 1)
+@example(0, b"\r\n\r\n", HELD_MAX_BYTES + 3)
 def test_the_bound_does_not_depend_on_the_cut(over: int, end: bytes, at: int) -> None:
     event = USAGE[:-1] + b',"x":"' + b"x" * (HELD_MAX_BYTES - len(USAGE) - 7 + over) + b'"}'
     assert len(event) == HELD_MAX_BYTES + over

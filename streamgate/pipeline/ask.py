@@ -28,6 +28,8 @@ OPERATIONS: Final = {
     b"messages/count_tokens": "chat",
 }
 """What is served, and ``gen_ai.operation.name`` of OpenTelemetry's conventions for it."""
+_MODEL: Final = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("[^"]*")')
+_MODELS: Final = re.compile(rb'"model"', re.IGNORECASE)
 _LISTING: Final = re.compile(rb"(?:/(?:v1|openai))/models(?:/(.+))?$")
 _PROMPT_KEYS: Final = ("system", "instructions", "tools", "messages", "input", "prompt")
 _PROMPT_BYTES: Final = 1_024
@@ -57,14 +59,15 @@ _decoder: Final = msgspec.json.Decoder(_Fields)
 class Ask:
     """One request to a model. ``span`` is where its model's name stands in ``body``, quotes included."""
 
-    __slots__ = ("_fields", "body", "model", "span", "stream")
+    __slots__ = ("_fields", "body", "model", "size_bytes", "span", "stream")
 
     def __init__(self, body: bytes) -> None:
         """Read a body. Raises BadAsk."""
         self.body = body
+        self.size_bytes = len(body)
         try:
             self._fields = _decoder.decode(body)
-            span = find(body, "model")
+            span = _model_span(body)
         except msgspec.ValidationError:
             raise BadAsk("The body must be a JSON object") from None
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -79,6 +82,10 @@ class Ask:
         self.span = span
         self.model = model
         self.stream = self._fields.stream is True
+
+    def forget(self) -> None:
+        """Let go of the body: it will not be sent again. A prompt may be megabytes, and a stream may last."""
+        self.body = b""
 
     @property
     def previous_response_id(self) -> str | None:
@@ -126,6 +133,17 @@ class Ask:
         except ValueError:
             return None  # sent twice: nobody can say which is meant
         return None if span is None else msgspec.json.decode(self.body[span[0] : span[1]])
+
+
+def _model_span(body: bytes) -> tuple[int, int] | None:
+    """Where the model's name stands in a JSON object. Raises ValueError as `find` does.
+
+    Where only one text in all of the body could be that key, however it is spelled, it is that one; nothing else is looked at.
+    """
+    match = _MODEL.search(body)
+    if match is not None and b"\\" not in body and len(_MODELS.findall(body)) == 1:
+        return match.span(1)
+    return find(body, "model")
 
 
 def _sentence(text: str) -> str:

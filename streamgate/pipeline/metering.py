@@ -132,6 +132,7 @@ class Metering:
     def first(self, after_s: float) -> None:
         """The first meaningful byte came this long after the request."""
         self._first_s = after_s
+        self._body = b""
 
     def cost(self, usage: Usage) -> float | None:
         """What it costs by the configured prices; None without one."""
@@ -152,7 +153,7 @@ class Metering:
         if passage is not None:
             complete = exchange.terminal is Terminal.COMPLETE
             committed = exchange.first_byte_at is not None
-            usage = passage.usage.result(complete=complete, input_bytes=len(self._ask.body) if committed else None)
+            usage = passage.usage.result(complete=complete, input_bytes=self._ask.size_bytes if committed else None)
         prompt.input_tokens, prompt.output_tokens = usage.input_tokens, usage.output_tokens
         prompt.cached_tokens, prompt.estimated = usage.cached_input_tokens, usage.estimated
         prompt.answering = usage.model

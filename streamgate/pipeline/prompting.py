@@ -43,6 +43,7 @@ from streamgate.prompt import Prompt
 
 _BAD: Final = 400
 _RETRIES_MAX: Final = 1_000
+_SENT: Final = Whole(b"")
 _FAULTS: Final[tuple[tuple[type[Fault], Outcome], ...]] = (
     (Unreachable, "connect"),
     (UpstreamReset, "reset"),
@@ -102,7 +103,7 @@ class Prompting(Sending):
             service, _, name = (place or "").partition(" ")
             course.pin((service, name))
         self._turn = Turn(exchange, self.link, model, self._reserve, clock)
-        await self._turn.wait(prompt, priority=models.priority, size_bytes=len(ask.body), ready=model.ready[split])
+        await self._turn.wait(prompt, priority=models.priority, size_bytes=ask.size_bytes, ready=model.ready[split])
 
     def _named(self, name: str) -> ModelPlan:
         try:
@@ -239,7 +240,10 @@ class Prompting(Sending):
         return framing
 
     def first(self, after_s: float, *, stream: bool) -> None:
-        """The first token is here: the target answers."""
+        """The first token is here: the target answers, and nobody else will be asked."""
+        if self.ask is not None:
+            self.ask.forget()
+            self._body = _SENT
         super().first(after_s, stream=stream)
         if self.course is not None:
             self.course.answered(self._wait_s)

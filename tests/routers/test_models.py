@@ -157,6 +157,7 @@ def test_when_all_are_cooling_the_soonest_to_be_back_is_used() -> None:
         ("spare", "cooling"),
         ("stable", "cooling"),
     ]
+    assert services(course(candidates(model, Known(a=9.0, b=9.0, c=9.0)))) == "abc"  # of equals the first
     assert services(course(candidates(model, Known(full="b", a=30.0, b=20.0, c=25.0)), now=1.0)) == "ca"
 
 

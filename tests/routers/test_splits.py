@@ -422,6 +422,10 @@ def test_nine_requests_are_the_least_that_spill() -> None:
     picked = one.pick(key, every, two, zero)  # 9 of 15: 1.2 times the mean
     assert picked is not None
     assert picked.how == "sticky"
+    two.take(one.pairs[0], key)
+    picked = one.pick(key, every, two, zero)  # 10 of 16: 1.25 times, and no more
+    assert picked is not None
+    assert picked.how == "sticky"
 
 
 def test_what_spills_goes_to_the_keys_second_target_and_on_when_that_is_full_too() -> None:

@@ -102,7 +102,7 @@ class Gathering:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def join(self, member: Member, now: float, *, alone: bool = False) -> list[Batch]:
+    def join(self, member: Member, now: float, *, alone: bool) -> list[Batch]:
         """Take one in. At most one batch leaves; the new member may be in it or wait for the next."""
         if alone or not self.flying:
             return [self._send([member])]
@@ -261,9 +261,4 @@ class Batches:
 
     def _is_alone(self, key: BatchKey, now: float) -> bool:
         until = self._alone_until.get(key)
-        if until is None:
-            return False
-        if now < until:
-            return True
-        del self._alone_until[key]
-        return False
+        return until is not None and now < until

@@ -125,6 +125,16 @@ def test_who_leaves_before_it_is_sent_is_not_sent() -> None:
     assert names(queue.finished(first)) == ["c"]
 
 
+def test_who_has_left_takes_no_room() -> None:
+    queue = batches()
+    queue.join(Named("a"), 1.0)
+    gone = Named("b", size=3)
+    queue.join(gone, 1.0)
+    queue.leave(gone)
+    assert queue.join(Named("c", size=2), 1.0) == queue.join(Named("d"), 1.0) == []
+    assert names(queue.join(Named("e"), 1.0)) == ["cde"]
+
+
 def test_when_all_who_wait_have_left_nothing_is_due() -> None:
     queue = batches()
     (first,) = queue.join(Named("a"), 1.0)
@@ -232,6 +242,15 @@ def test_what_is_no_batch_is_refused(window_s: float, max_items: int) -> None:
         Batches(window_s=window_s, max_items=max_items)
 
 
+def test_two_make_a_batch_and_a_window_may_be_nothing() -> None:
+    queue = Batches(window_s=0, max_items=2)
+    queue.join(Named("a"), 1.0)
+    assert queue.join(Named("b"), 1.0) == []
+    assert names(queue.due(1.0)) == ["b"]
+    queue.join(Named("c"), 1.0)
+    assert names(queue.join(Named("d"), 1.0)) == ["cd"]
+
+
 def test_figures() -> None:
     queue = batches()
     (first,) = queue.join(Named("a"), 1.0)
@@ -315,6 +334,9 @@ class AnyOrder(RuleBasedStateMachine):
         if idle or self.now < self.alone_until.get(model, 0.0):
             assert names(let_go) == [member.name]
             assert let_go[0].lone
+        elif let_go:  # nobody is sent early who could have had more company
+            items = sum(len(other.ask.items) for other in let_go[0].members)
+            assert items == MAX_ITEMS or (member in self.waiting and items + size > MAX_ITEMS)
 
     @precondition(lambda self: self.present)
     @rule(data=st.data())

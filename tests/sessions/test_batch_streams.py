@@ -211,6 +211,14 @@ def test_who_has_all_its_choices_need_not_wait_for_the_others() -> None:
     assert splitter.feed(DONE + b": ping\n\n") == []
 
 
+def test_a_choice_that_ends_twice_has_ended_once() -> None:
+    splitter = StreamSplit([ask("a", "b"), ask("c")], usage=False)
+    splitter.feed(event((0, "stop")) * 2)
+    assert not splitter.has_ended(0)
+    splitter.feed(event((1, "stop")))
+    assert splitter.has_ended(0)
+
+
 def test_where_usage_is_to_come_everybody_waits_for_it() -> None:
     splitter = two(usage=True)
     assert splitter.feed(event((0, "stop"))) == [(0, event((0, "stop")))]

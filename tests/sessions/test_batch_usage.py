@@ -23,6 +23,16 @@ def test_parts_add_up_and_none_is_a_whole_away_from_its_share(total: int, weight
         assert abs(part - share) < 1 + 1e-6
 
 
+@given(TOTALS, WEIGHTS.filter(any))
+def test_what_is_left_goes_to_the_largest_remainders_the_earlier_first(total: int, weights: list[int]) -> None:
+    whole = sum(weights)
+    parts = divided(total, weights)
+    more = [part - total * weight // whole for part, weight in zip(parts, weights, strict=True)]
+    order = sorted(range(len(weights)), key=lambda at: (-(total * weights[at] % whole), at))
+    assert [more[at] for at in order] == sorted(more, reverse=True)
+    assert set(more) <= {0, 1}
+
+
 @given(WEIGHTS, st.integers(0, 50))
 def test_where_the_sum_is_made_of_the_weights_each_gets_its_own(weights: list[int], times: int) -> None:
     if any(weights):

@@ -121,6 +121,7 @@ def test_the_order_of_members_does_not_matter_and_everything_else_does() -> None
 
 def test_pieces_do_not_run_into_each_other() -> None:
     assert key(b'{"temperature":0,"a":"b"}', principal="x") != key(b'{"temperature":0,"a":"b"}', principal="x/v1")
+    assert key(b'{"temperature":0,"a1":1}') != key(b'{"temperature":0,"a":11}')
     assert key(b'{"temperature":0,"ab":1}') != key(b'{"temperature":0,"a":1}')
     assert key(b'{"temperature":0,"a":11,"b":1}') != key(b'{"temperature":0,"a":1,"b":11}')
 

@@ -366,24 +366,81 @@ def test_cumulative_usage_counts_with_what_came_after_it() -> None:
     assert tapped(singly(later), complete=False) == tapped([later], complete=False)
 
 
-def test_usage_of_null_in_every_event_is_parsed_at_none() -> None:
+def parsed(pieces: Iterable[bytes]) -> tuple[int, Usage]:
+    """How many JSON texts were parsed for a stream, and its usage."""
     calls = 0
 
     def watch(_frame: object, event: str, argument: object) -> None:
         nonlocal calls
         calls += event == "c_call" and getattr(argument, "__name__", "") == "json_decode"
 
-    stream = [sse(chunk("a", ',"usage":null'))] * 400
     tap = UsageTap()
     sys.setprofile(watch)
     try:
-        for piece in (sse(ROLE), *stream, sse(USAGE)):
+        for piece in pieces:
             tap.feed(piece)
         usage = tap.result(complete=True)
     finally:
         sys.setprofile(None)
+    return calls, usage
+
+
+def test_usage_of_null_in_every_event_is_parsed_at_none() -> None:
+    stream = [sse(ROLE), *[sse(chunk("a", ',"usage":null'))] * 400, sse(USAGE)]
+    calls, usage = parsed(stream)
     assert (usage.output_tokens, usage.estimated) == (4, False)
     assert calls == 2  # the first event, and the one with the counts
+
+
+def test_where_every_event_says_it_all_few_are_parsed() -> None:
+    said = [sse(chunk("a", f',"usage":{{"prompt_tokens":9,"completion_tokens":{n}}}')) for n in range(1, 401)]
+    calls, usage = parsed([sse(ROLE), *said])
+    assert (usage.output_tokens, usage.estimated) == (400, False)
+    assert calls < 50  # those of the first look, and one for each further one
+
+
+def test_a_stream_that_names_nothing_is_not_asked_forever() -> None:
+    nameless = sse('{"choices":[{"delta":{"content":"a"}}]}')
+    calls, usage = parsed([nameless] * 400)
+    assert (usage.output_tokens, usage.model) == (400, None)
+    assert calls <= 8
+    tap = UsageTap()
+    tap.feed(nameless * 40)
+    assert tap._by_mark  # and its events are counted by a literal search
+    calls, usage = parsed([sse('{"text":"a"}')] * 400)
+    assert (usage.output_tokens, usage.model) == (400, None)
+    assert calls <= 8
+
+
+def test_the_usage_of_a_chat_is_said_whole() -> None:
+    first = ',"usage":{"prompt_tokens":5,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":3}}'
+    then = chunk("b", ',"usage":{"prompt_tokens":6,"completion_tokens":2}')
+    for pieces in ([sse(ROLE, chunk("a", first), then)], [sse(ROLE), *[sse(chunk("a", first))] * 40, sse(then)]):
+        assert tapped(pieces) == Usage(6, 2, 8, model="m-1", response_id="chatcmpl-1")
+
+
+def test_a_delta_that_was_cut_was_not_delivered() -> None:
+    stream = sse(ROLE, *map(chunk, "abc"))
+    assert tapped([stream], complete=False).output_tokens == 3
+    assert tapped([stream[:-12]], complete=False).output_tokens == 2
+
+
+def test_after_a_long_event_events_are_counted_again() -> None:
+    long = b"data: " + b"x" * 1_000 + b"\n"
+    tap = UsageTap()
+    for piece in (
+        sse(ROLE),
+        *[long] * 600,
+        b"\n",
+        *[sse(chunk("a"))] * 40,
+        b"data: ",
+        *[b"x" * 1_000] * 250,
+        b"\n\n",
+        sse(chunk("b")),
+    ):
+        tap.feed(piece)
+    assert tap.result(complete=False).output_tokens == 41
+    assert not tap._broken  # the second is not too long
 
 
 ANTHROPIC = [
@@ -449,6 +506,13 @@ def test_an_event_too_long_to_keep_still_gives_its_usage(size: int, piece: int) 
     body = sse(*map(json.dumps, (created, completed, {"type": "response.output_text.delta", "delta": "x"})))
     told = tapped(body[at : at + piece] for at in range(0, len(body), piece))
     assert told == Usage(50, 7, 57, 20, model="r-1", response_id="resp_1")
+
+
+def test_many_events_cut_in_two_are_no_long_event() -> None:
+    body = sse(ROLE, *[chunk("a")] * 5_000)
+    assert len(body) > 2 * HELD_MAX_BYTES
+    for piece in (100, 1_030):
+        assert tapped((body[at : at + piece] for at in range(0, len(body), piece)), complete=False).output_tokens == 5_000
 
 
 def test_little_is_kept_of_a_long_event() -> None:
@@ -521,7 +585,8 @@ def test_frames_are_counted_until_usage_comes() -> None:
 def test_frames_that_are_none_are_read_no_further(head: tuple[int, int]) -> None:
     usage = frame(b'{"usage":{"inputTokens":3,"outputTokens":9,"totalTokens":12}}')
     tap = UsageTap()
-    for piece in (usage, struct.pack(">III", *head, 0), b"\0" * 4_000, usage):
+    more = frame(b'{"usage":{"inputTokens":3,"outputTokens":10,"totalTokens":13}}')
+    for piece in (usage, struct.pack(">III", *head, 0), b"\0" * 28, more, b"\0" * 4_000, more):
         tap.feed(piece)
     assert tap.result(complete=True).output_tokens == 9
     assert not tap._held

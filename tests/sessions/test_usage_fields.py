@@ -137,6 +137,20 @@ def test_an_answers_id_is_its_own_not_its_events() -> None:
 # -- said more than once -----------------------------------------------------------------------------------------------------
 
 
+def test_names_are_taken_while_they_are_wanted() -> None:
+    reported = Reported()
+    assert reported.take(b'{"model":"late","id":"late","usage":{"output_tokens":1}}', names=False)
+    assert (reported.model, reported.response_id) == (None, None)
+    reported.take(b'{"model":"","id":"first"}')
+    reported.take(b'{"model":"m","id":"second"}')
+    assert (reported.model, reported.response_id) == ("m", "first")
+
+
+def test_cached_tokens_beside_the_whole_prompt_are_a_part_of_it() -> None:
+    openai = usage_of_body(b'{"usage":{"prompt_tokens":20,"completion_tokens":1,"cache_read_input_tokens":8}}')
+    assert (openai.cached_input_tokens, openai.total_tokens, openai.fresh_input_tokens) == (8, 21, 12)
+
+
 def test_what_is_said_again_replaces_what_was_said() -> None:
     reported = Reported()
     assert reported.take(b'{"usage":{"input_tokens":5,"output_tokens":1,"cache_read_input_tokens":9}}')
@@ -148,7 +162,7 @@ def test_what_is_said_again_replaces_what_was_said() -> None:
 def test_gemini_says_all_of_it_each_time() -> None:
     reported = Reported()
     assert reported.take(
-        b'{"usageMetadata":{"promptTokenCount":9,"candidatesTokenCount":21,"totalTokenCount":65,"thoughtsTokenCount":35}}'
+        b'{"usageMetadata":{"promptTokenCount":9,"candidatesTokenCount":21,"totalTokenCount":65,"thoughtsTokenCount":35,"cachedContentTokenCount":3}}'
     )
     assert not reported.take(b'{"usageMetadata":{"trafficType":"ON_DEMAND"}}')
     assert reported.usage().output_tokens == 56
@@ -193,6 +207,12 @@ def test_with_a_report_events_count_that_came_after_it_and_only_on_a_cut() -> No
     reported = said(b'{"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":14}}')
     assert reported.usage(0, complete=False) == reported.usage(3, complete=True) == Usage(9, 4, 14)
     assert reported.usage(3, complete=False) == Usage(9, 7, 17, estimated=True)
+
+
+def test_output_may_be_what_a_total_leaves() -> None:
+    reported = said(b'{"usageMetadata":{"promptTokenCount":8,"totalTokenCount":10}}')
+    assert reported.usage(1, complete=True) == Usage(8, 2, 10)
+    assert reported.usage(1, complete=False) == Usage(8, 1, 9, estimated=True)
 
 
 def test_an_answer_that_is_no_stream_is_not_estimated_except_for_its_input() -> None:

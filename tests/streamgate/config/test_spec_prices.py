@@ -76,6 +76,7 @@ def test_what_is_no_amount(amount: Any) -> None:
         ({"m": {"input": 1, "per": "1K"}}, "m.per", "extra_forbidden"),
         ({"m": {"input": 1, "currency": "usd"}}, "m.currency", "currency"),
         ({"m": {"input": 1, "currency": "dollars"}}, "m.currency", "currency"),
+        ({"m": {"input": 1, "currency": "USDT"}}, "m.currency", "currency"),
         ({"a\nb": {"input": 1}}, "a\nb.[key]", "model_name"),
         ({"m": 1}, "m", "model_type"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from streamgate.errors import Fault, ModelNotFound, NoHealthyUpstream, NoRoute, 
 from streamgate.exchange import Exchange
 from streamgate.headers import Peer, values
 from streamgate.pipeline.ask import OPERATIONS, Ask, kind_of, sticky_key
-from streamgate.pipeline.explaining.course import BECAUSE, Course, course_of
+from streamgate.pipeline.explaining.course import BECAUSE, Course, Step, course_of
 from streamgate.pipeline.explaining.endpoints import Endpoints, endpoints_of
 from streamgate.pipeline.explaining.shares import shares_of, split_shares
 from streamgate.pipeline.explaining.sharing import Wish, sharing_of, usage_of
@@ -30,6 +31,7 @@ from streamgate.policies.fallback import TRIGGERS, Fallbacks
 from streamgate.policies.tenants import Tenants
 
 _RETRIES: Final = b"x-stainless-retry-count"
+_DIGITS_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ def _target(course: Course) -> dict[str, Any] | None:
 
 def _fallback(told: _Told) -> dict[str, Any]:
     text = next(iter(values(told.question.exchange.headers, _RETRIES)), b"0").strip()
-    repeats = text.isdigit() and len(text) < 4 and int(text) > 0  # noqa: PLR2004  # nobody repeats a thousand times
+    repeats = text.isdigit() and len(text) < _DIGITS_MAX and int(text) > 0
     if _is_pinned(told.course):
         attempts, because = 1, "nobody else can answer"
     elif repeats:
@@ -256,9 +258,17 @@ def _fault(told: _Told, endpoints: dict[str, Endpoints]) -> Fault | None:
     first = told.course.first
     if told.course.full:
         return Overloaded()
-    if first is None:
+    if first is None or (first.how == "cooling" and _is_being_tried(told, first)):
         return NoHealthyUpstream()
     return Overloaded() if all(endpoints[pair[0]].picked is None for pair, _ in first.targets) else None
+
+
+def _is_being_tried(told: _Told, step: Step) -> bool:
+    """Is another request finding out whether the broken target is well again? Then nobody else may; the right is given back at once."""
+    probe = told.model.cooldowns[step.targets[0][0]].probe(told.now)
+    if probe is not None:
+        probe.release()
+    return probe is None
 
 
 def _sent(told: _Told, endpoints: dict[str, Endpoints]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -273,6 +283,9 @@ def _sent(told: _Told, endpoints: dict[str, Endpoints]) -> tuple[dict[str, Any] 
     if len(first.targets) > 1 or endpoint is None:
         return usage, None
     hidden = [source.partition(":")[2] for source in told.spec.sticky if source.startswith("header:")]
+    if any(one["would"] for one in sharing_of(_wish(told)).values()):  # a shared call takes its answer as it is
+        exchange = copy(exchange)
+        exchange.headers = [field for field in exchange.headers if field[0].lower() != b"accept-encoding"]
     head = upstream_of(
         exchange, plan, told.model.services[service], endpoint, peer=told.question.peer, pseudonym=told.question.pseudonym,
         length=len(body), hidden=hidden,

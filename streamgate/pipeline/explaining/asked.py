@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
 
@@ -19,10 +19,10 @@ class Asked:
 
     method: str
     target: str
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
     """Host among them."""
     client: str = "127.0.0.1"
-    body: bytes | None = None
+    body: bytes | None = field(default=None, repr=False)
 
     def wire(self) -> bytes:
         """Its head in bytes."""

@@ -48,6 +48,8 @@ def turn_of(  # what a line is asked with
     arrival = _Arrival("" if model.fair_by == "off" else whom, priority, size_bytes, patience)
     line, seen = model.line, model.line.statistics()
     verdict, because, fault = _judged(line, seen, model.ready[split], arrival)
+    if verdict == "waits" and model.demand is not None:
+        because += "; more of the slots that all workers share are asked for"
     queue = spec.queue
     described = {
         "verdict": verdict,
@@ -79,10 +81,11 @@ def turn_of(  # what a line is asked with
 def _judged(line: Line, seen: LineStatistics, ready: Ready | None, arrival: _Arrival) -> tuple[Verdict, str, Fault | None]:
     """What ``Line.enter`` would do, in its order."""
     has_slot = seen.capacity is None or seen.held < seen.capacity
+    what = f"{seen.held} are under way, of {'any number' if seen.capacity is None else seen.capacity}"
     if has_slot and (ready is None or ready()):
-        of = "any number" if seen.capacity is None else seen.capacity
-        return "at once", f"{seen.held} of {of} are under way", None
-    what = "every target of its split is full" if has_slot else f"{seen.held} of {seen.capacity} are under way"
+        return "at once", what, None
+    if has_slot:
+        what = "every target of its split is full"
     predicted_s = line.predicted_entry_s(arrival.flow, arrival.priority)
     lacking = _lacking(line, seen, arrival)
     makes_room = lacking is not None and _makes_room(seen, arrival)

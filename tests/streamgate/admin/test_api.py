@@ -22,7 +22,9 @@ from tests.kit.ports import free_port
 from tests.kit.wait import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-PAGES = ["/", "/-/healthz", "/-/readyz", "/-/metrics", "/-/config"]
+PAGES = ["/", "/-/healthz", "/-/readyz", "/-/metrics", "/-/config", "/api/v1/models", "/api/v1/openapi.json"]
+EXPLAIN = "/api/v1/explain"
+JSON = "Content-Type: application/json"
 SECRETS = ["t0ken", "sk-upstream", "sk-header"]
 CONFIG: dict[str, Any] = {
     "services": [
@@ -33,12 +35,20 @@ CONFIG: dict[str, Any] = {
 }
 
 
-async def ask(port: int, path: str, *lines: str, method: str = "GET", host: str | None = "localhost") -> Response:
+async def ask(port: int, path: str, *lines: str, method: str = "GET", host: str | None = "localhost", body: bytes | None = None) -> Response:
     """One request on a connection of its own; without a host it is one of HTTP/1.0."""
     fields = ([] if host is None else [f"Host: {host}"]) + list(lines)
+    if body is not None:
+        fields.append(f"Content-Length: {len(body)}")
     text = "\r\n".join([f"{method} {path} HTTP/1.{0 if host is None else 1}", *fields, "", ""])
     async with await RawClient.open(port) as client:
-        return await client.ask(text.encode(), head_only=method == "HEAD")
+        return await client.ask(text.encode() + (body or b""), head_only=method == "HEAD")
+
+
+async def explain(port: int, sent: Any, *lines: str, host: str = "localhost") -> Response:
+    """What is told of a request; ``sent`` is its JSON, or bytes."""
+    body = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
+    return await ask(port, EXPLAIN, *(lines or [JSON]), method="POST", host=host, body=body)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -108,6 +118,93 @@ async def test_nothing_can_be_changed(gateway: RunningGateway, method: str, path
     response = await ask(gateway.admin_port, path, "Content-Length: 0", method=method)
     assert_problem(response, 405, "method_not_allowed")
     assert response.header("allow") == "GET, HEAD"
+
+
+ASKED = {"method": "POST", "url": "/v1/x?a=b", "headers": {"Authorization": "Bearer mine", "X-Extra": "1"}, "body": {"text": "s3cret"}}
+
+
+async def test_a_request_is_explained_and_not_sent(gateway: RunningGateway) -> None:
+    response = await explain(gateway.admin_port, ASKED)
+    assert (response.status, response.header("content-type"), response.header("cache-control")) == (200, "application/json", "no-store")
+    found = json.loads(response.body)
+    assert (found["outcome"], found["live"], found["route"]["id"], found["service"]["id"]) == ("relayed", True, "r", "a")
+    assert found["request"] == {"method": "POST", "target": "/v1/x?a=b", "host": f"127.0.0.1:{gateway.port}", "client": "127.0.0.1"}
+    assert ["X-Extra", "1"] in found["upstream"]["headers"]
+    assert not [secret for secret in (*SECRETS, "mine", "s3cret") if secret in response.body.decode()]
+    config = json.loads((await ask(gateway.admin_port, "/-/config")).body)
+    assert found["config"] == {"source": config["source"], "hash": config["hash"]}
+    assert gateway.process is not None
+    assert found["worker"] == gateway.process.pid
+    assert [record for record in gateway.records() if record["route"] == "r"] == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (b"", "send {"), (b"{", "send {"), (b"\xff", "send {"), ([], "send {"), ({}, "method"), ({**ASKED, "other": 1}, "unknown field `other`"),
+        ({**ASKED, "url": "nowhere"}, "write a path"), ({**ASKED, "headers": {"a": "b\r\nc: d"}}, "of one line"), ({**ASKED, "client": "x"}, "no address"),
+        (b'{"method":"GET","url":"/","body":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "recursion"),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_explained_says_what_to_send(gateway: RunningGateway, sent: Any, says: str) -> None:
+    response = await explain(gateway.admin_port, sent)
+    assert_problem(response, 400, "bad_request")
+    assert says in json.loads(response.body)["detail"]
+
+
+@pytest.mark.parametrize("sent", [{**ASKED, "body": "x" * 900_000}, {**ASKED, "url": "/" + "x" * 900_000}, {**ASKED, "method": "x" * 900_000}])
+async def test_large_questions_are_answered(gateway: RunningGateway, sent: Any) -> None:
+    assert (await explain(gateway.admin_port, sent)).status == 200
+
+
+async def test_a_question_larger_than_a_mebibyte_is_refused(gateway: RunningGateway) -> None:
+    response = await explain(gateway.admin_port, {**ASKED, "body": "x" * 1024 * 1024})
+    assert_problem(response, 413, "too_large")
+    assert "1MiB" in json.loads(response.body)["detail"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/jsonp", "text/plain, application/json"])
+async def test_what_a_page_elsewhere_can_send_is_not_taken(gateway: RunningGateway, kind: str) -> None:
+    """A browser asks first before it sends JSON to another origin, and is told no."""
+    assert_problem(await explain(gateway.admin_port, ASKED, f"Content-Type: {kind}"), 415, "unsupported_media_type")
+    preflight = await ask(
+        gateway.admin_port, EXPLAIN, "Origin: https://evil.example", "Access-Control-Request-Method: POST", method="OPTIONS"
+    )
+    assert preflight.status == 405
+    assert not [name for name, _ in preflight.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8"])
+async def test_json_is_taken_however_it_is_spelled(gateway: RunningGateway, kind: str) -> None:
+    assert (await explain(gateway.admin_port, ASKED, f"Content-Type: {kind}")).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
+async def test_an_explanation_is_asked_for_by_post(gateway: RunningGateway, method: str) -> None:
+    response = await ask(gateway.admin_port, EXPLAIN, "Content-Length: 0", method=method)
+    assert (response.status, response.header("allow")) == (405, "POST")
+
+
+async def test_an_explanation_is_guarded_like_all_else(gateway: RunningGateway, guarded: RunningGateway) -> None:
+    assert_problem(await explain(gateway.admin_port, ASKED, JSON, host="evil.example"), 403, "forbidden")
+    assert_problem(await explain(guarded.admin_port, ASKED, JSON), 401, "unauthorized")
+    assert_problem(await explain(guarded.admin_port, ASKED, JSON, "Authorization: Bearer no"), 401, "unauthorized")
+    response = await explain(guarded.admin_port, ASKED, JSON, "Authorization: Bearer t0ken", host="gate.example")
+    assert response.status == 200
+    assert not [secret for secret in SECRETS if secret in response.body.decode()]
+
+
+async def test_the_api_is_described(gateway: RunningGateway) -> None:
+    document = json.loads((await ask(gateway.admin_port, "/api/v1/openapi.json")).body)
+    for path, operations in document["paths"].items():
+        assert path.encode() in (await ask(gateway.admin_port, "/")).body
+        for method in operations:
+            assert (await ask(gateway.admin_port, path, "Content-Length: 0", method=method.upper())).status not in {404, 405}
+
+
+async def test_without_models_there_are_none(gateway: RunningGateway) -> None:
+    found = json.loads((await ask(gateway.admin_port, "/api/v1/models")).body)
+    assert (found["models"], found["flags"]) == ([], None)
 
 
 @pytest.mark.parametrize("path", ["/nope", "/-/", "/-/healthz/", "/-/healthz/x", "/api/v1/x", "/-/../-/config", "/%2d/healthz"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,3 +223,122 @@ def test_a_wrong_configuration_is_status_2() -> None:
     result = explain("GET", "/")
     assert result.exit_code == 2
     assert result.output.startswith("streamgate.yaml:1:9: routes: ")
+
+
+# -- models ----------------------------------------------------------------------------------------------------------------
+
+MODELS = """\
+gate: {bind: "127.0.0.1:8080"}
+flags: {provider: flagd, file: flags.json}
+services:
+  - {id: a, url: "http://127.0.0.1:9001", credentials: {bearer: sk-secret}}
+  - {id: b, url: "http://127.0.0.1:9002"}
+models:
+  - name: tutor
+    flag: tutor-split
+    default: stable
+    splits:
+      stable: [{service: a, model: up}]
+      canary: [{service: a, weight: 3}, {service: b, model: up-b}]
+    sticky: ["header:x-session-id"]
+    queue: {max_in_flight: 8}
+routes: [{id: llm, match: {paths: ["/v1/*"]}, to: {models: true}}]
+"""
+CHAT = "/v1/chat/completions"
+BODY = '{"model":"tutor","stream":true,"messages":[{"role":"user","content":"pr0mpt"}]}'
+
+
+def flags(value: str) -> None:
+    flag = {"state": "ENABLED", "variants": {name: name for name in ("stable", "canary", "odd")}, "defaultVariant": value}
+    Path("flags.json").write_text(json.dumps({"flags": {"tutor-split": flag}}), encoding="utf-8")
+
+
+@pytest.fixture
+def _models(_here: None) -> None:
+    Path("streamgate.yaml").write_text(MODELS, encoding="utf-8")
+    flags("canary")
+
+
+@pytest.mark.usefixtures("_models")
+def test_a_request_to_a_model_is_followed_to_its_target() -> None:
+    found = told("POST", CHAT, "-H", "x-session-id: s3ssion", "-d", BODY)
+    model = found["model"]
+    assert (found["outcome"], found["live"], model["name"], model["split"]["name"]) == ("relayed", False, "tutor", "canary")
+    assert (model["flag"]["provider"], model["flag"]["variant"], model["target"]["how"]) == ("flagd", "canary", "sticky")
+    assert found["upstream"]["host"] == {"a": "127.0.0.1:9001", "b": "127.0.0.1:9002"}[model["target"]["service"]]
+    assert int(dict(found["upstream"]["headers"])["Content-Length"]) == found["upstream"]["body_bytes"]
+    again = told("POST", CHAT, "-H", "x-session-id: s3ssion", "-d", BODY)
+    assert again["model"] == model, "the same key, the same target"
+
+
+@pytest.mark.usefixtures("_models")
+@pytest.mark.parametrize("as_json", [True, False])
+def test_neither_prompt_nor_key_is_told(as_json: bool) -> None:
+    result = explain("POST", CHAT, "-H", "x-session-id: s3ssion", "-d", BODY, *(["--json"] if as_json else []))
+    assert result.exit_code == 0
+    assert not [word for word in ("pr0mpt", "s3ssion", "sk-secret", "Bearer") if word in result.output]
+
+
+@pytest.mark.usefixtures("_models")
+def test_flags_are_those_of_the_file_and_no_thread_is_left() -> None:
+    before = threading.active_count()
+    for value, split, why in (("stable", "stable", "flag"), ("odd", "stable", "unknown"), ("canary", "canary", "flag")):
+        flags(value)
+        found = told("POST", CHAT, "-d", BODY)["model"]["split"]
+        assert (found["name"], found["why"]) == (split, why)
+    Path("flags.json").write_text("{", encoding="utf-8")
+    model = told("POST", CHAT, "-d", BODY)["model"]
+    assert (model["split"]["name"], model["flag"]["error"]) == ("stable", "PROVIDER_NOT_READY")
+    assert "flags.json" in model["flag"]["problem"]
+    assert threading.active_count() == before
+
+
+@pytest.mark.usefixtures("_models")
+def test_text_about_a_model() -> None:
+    lines = explain("POST", CHAT, "-d", BODY).output.splitlines()
+    for line in (
+        "model         tutor, chat, streamed", "tenant        none",
+        "flag          tutor-split says canary (variant canary, STATIC)", "              decided by route (the route), model (the model)",
+        "split         canary: the flag says so", "              a as tutor: weight 3, 75%",
+        "target        one of a as tutor (75%), b as up-b (25%), in turn, and the others of these next",
+        "queue         a turn at once: 0 are under way, of 8", "service       a, least_in_flight", "disconnect    cancel",
+    ):  # fmt: skip
+        assert line in lines
+    assert not [line for line in lines if line.startswith("upstream gets")]
+
+
+@pytest.mark.usefixtures("_models")
+def test_without_a_body_every_model_is_listed() -> None:
+    result = explain("POST", CHAT)
+    assert result.exit_code == 0
+    assert "outcome       depends on the body, which says what model is asked for: give one with -d to follow it" in result.output.splitlines()
+    assert ["tutor", "tutor-split", "stable (default)", "a as up", "1", "100%", "100%"] in [line.split("  ") for line in _columns(result.output)]
+
+
+def _columns(output: str) -> list[str]:
+    return ["  ".join(part.strip() for part in line.split("  ") if part.strip()) for line in output.splitlines()]
+
+
+@pytest.mark.usefixtures("_models")
+def test_what_the_gateway_refuses_is_no_mistake_of_the_command() -> None:
+    found = told("POST", CHAT, "-d", '{"model":"tuto"}')
+    assert (found["refusal"]["status"], found["refusal"]["message"]) == (404, "There is no model 'tuto'; did you mean 'tutor'?")
+    assert told("GET", "/v1/models")["outcome"] == "answered"
+
+
+@pytest.mark.usefixtures("_models")
+def test_a_body_out_of_a_file_or_a_pipe() -> None:
+    Path("body.json").write_text(BODY, encoding="utf-8")
+    assert told("POST", CHAT, "--data", "@body.json")["model"]["stream"] is True
+    piped = CliRunner().invoke(main, ["explain", "-c", "streamgate.yaml", "--json", "POST", CHAT, "-d", "@-"], input=BODY)
+    assert json.loads(piped.output)["model"]["stream"] is True
+    nowhere = explain("POST", CHAT, "-d", "@nowhere.json")
+    assert nowhere.exit_code == 2
+    assert "nowhere.json cannot be read: no such file or directory" in nowhere.output
+
+
+@pytest.mark.parametrize("arguments", [("--client", "nobody"), ("-d", "abc", "-H", "Content-Length: 9")])
+def test_what_contradicts_itself_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+    result = explain("POST", "/v1/x", *arguments)
+    assert result.exit_code == 2
+    assert "Error" in result.output

@@ -31,6 +31,10 @@ class ModelMetrics:
         self.hedges: dict[str, int] = {}
         self.shared: dict[tuple[str, str], int] = {}
 
+    def share(self, kind: str, what: str) -> None:
+        """Count a request that shares a call, or a call that is shared."""
+        self.shared[kind, what] = self.shared.get((kind, what), 0) + 1
+
     def flag(self, variant: str | None, reason: str) -> None:
         """Count one evaluation."""
         key = (variant or "", reason)

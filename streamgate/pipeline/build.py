@@ -103,8 +103,8 @@ class Builder:
             keeper.endpoint.region = one.region
             keeper.endpoint.count.resize(service.max_in_flight)
             keepers[keeper.endpoint] = keeper
-        budget_key = ("budget", service.id)
-        keys.add(budget_key)
+        budget_key, lines_key = ("budget", service.id), ("lines", service.id)
+        keys |= {budget_key, lines_key}
         metrics = self._metrics.service(service.id)
         kept = self._kept
 
@@ -123,6 +123,7 @@ class Builder:
             withheld=frozenset({name.lower().encode()}) if name else frozenset(),
             budget=self._kept.get(budget_key, Budget),
             metrics=metrics,
+            lines=self._kept.get(lines_key, list),
         )
 
     def _keeper(self, service: Service, one: EndpointSpec) -> Keeper:

@@ -156,7 +156,7 @@ class ModelsBuilder:
         return line
 
     def _sharing(self, spec: ModelSpec, keys: set[Hashable]) -> Sharing:
-        sharing = self._found(keys, ("sharing", spec.name), Sharing)
+        sharing = self._found(keys, ("sharing", spec.name), lambda: Sharing(self._around.cells.model(spec.name)))
         batch = spec.batch
         sharing.follow(
             window_s=None if batch is None else batch.window,

@@ -15,7 +15,9 @@ import msgspec
 from sessions.relay import Framing, Limits, Response
 from streamgate.errors import ClientClosed, Fault, UpstreamFault
 from streamgate.exchange import Exchange, State, Terminal
+from streamgate.pipeline.metering import Tally
 from streamgate.pipeline.prompting import Prompting
+from streamgate.pipeline.run import defect
 
 if TYPE_CHECKING:
     from routers.loads import Pair
@@ -53,7 +55,7 @@ class Row:
 class Call(Prompting):
     """A request of the gateway's own, whose answer goes to a row."""
 
-    __slots__ = ("_row", "avoids", "flying")
+    __slots__ = ("_row", "avoids", "flying", "tally")
 
     def __init__(self, first: Prompting, deck: Deck, row: Row) -> None:
         """Ask what ``first`` asks, in its name."""
@@ -62,6 +64,7 @@ class Call(Prompting):
         self._row = row
         self.flying: asyncio.Task[None] | None = None
         self.avoids: tuple[Pair, ...] = ()
+        self.tally = Tally()
         self.gap = _unfelt
         self.rides = False
         deck.row = row
@@ -117,6 +120,8 @@ class Call(Prompting):
             await self.send()
         except Fault as error:
             fault = error
+        except Exception as error:  # noqa: BLE001  # a defect of ours: its riders are told, or they would wait for ever
+            fault = defect(error)
         except asyncio.CancelledError:
             exchange.end(Terminal.CLIENT_CLOSED, ClientClosed())
             raise

@@ -28,7 +28,10 @@ _RATE_LIMITED: Final = 429
 class Course:
     """One request's way through a model's targets."""
 
-    __slots__ = ("_clock", "_given_up", "_held", "_key", "_model", "_next", "_probe", "_prompt", "_reserved", "candidates", "choice")
+    __slots__ = (
+        *("_clock", "_failed", "_given_up", "_held", "_key", "_model", "_next", "_probe", "_prompt", "_reserved"),
+        *("candidates", "choice"),
+    )
 
     def __init__(self, model: ModelPlan, prompt: Prompt, *, split: str, key: str | None, clock: Clock) -> None:
         """Begin with ``split``; ``key`` is what sticks."""
@@ -41,6 +44,7 @@ class Course:
         self._held: Held | None = None
         self._probe: Lease | None = None
         self._reserved: tuple[Endpoint, Lease] | None = None
+        self._failed = False
         self.choice: Choice | None = None
         """Who is asked now."""
         self.candidates = Candidates(
@@ -93,6 +97,7 @@ class Course:
         if self._held is not None:
             self._held.release()
         self._held = model.loads.take(choice.pair, self._key)
+        self._failed = False
         self.choice = choice
         prompt.split, prompt.sticky = choice.split, choice.how
         prompt.service, prompt.routed = choice.pair
@@ -115,9 +120,12 @@ class Course:
     # -- what became of it ---------------------------------------------------------------------------------------------
 
     def answered(self, wait_s: float | None) -> None:
-        """The target has begun to answer; ``wait_s`` is what it asked for, if it was its last answer for a while."""
+        """The target has begun to answer; ``wait_s`` is what it asked for, if it was its last answer for a while.
+
+        An error is no sign of health: where nobody else could be asked and it is given, it was noted as it came.
+        """
         self._release_probe()
-        if self.choice is not None:
+        if self.choice is not None and not self._failed:
             self._model.cooldowns[self.choice.pair].succeeded(self._clock.now(), wait_s)
 
     def goes_on(  # noqa: PLR0913  # the facts of one attempt
@@ -132,6 +140,7 @@ class Course:
         if choice is None:
             return False
         self._release_probe()
+        self._failed = True
         model.cooldowns[choice.pair].failed(now, outcome, wait_s)  # type: ignore[arg-type]  # own limits do not come here
         if choice.how == "pinned":
             return False

@@ -116,7 +116,7 @@ class Race:
                 other.call.abandon()
         self._runners = [runner]
         if runner.call is not None:
-            self._prompting.aboard(None, runner.call, first=True)
+            self._prompting.aboard(None, runner.call)
         if runner.response is not None:
             self.seat.on_head(runner.response)
 
@@ -130,7 +130,7 @@ class Race:
                 return
             self._stop()
             if runner.call is not None:
-                self._prompting.aboard(None, runner.call, first=True)
+                self._prompting.aboard(None, runner.call)
             self.seat.on_lost(fault)
 
     def _stop(self) -> None:

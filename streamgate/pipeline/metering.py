@@ -82,13 +82,37 @@ class Summary:
         return b": streamgate " + msgspec.json.encode(said) + b"\n"
 
 
-class Metering:
-    """The meter of one request to a model."""
+class Tally:
+    """Who counts what one generation used that several hear: the first to have heard all of it, else the last to leave."""
 
-    __slots__ = ("_adds", "_ask", "_body", "_counts", "_first_s", "_leaves_out", "_models", "_name", "_passage", "_prompt", "_settled")
+    __slots__ = ("_counted", "_open", "riders")
+
+    def __init__(self) -> None:
+        self.riders = self._open = 0
+        self._counted = False
+
+    def joins(self) -> None:
+        """One more hears it."""
+        self.riders += 1
+        self._open += 1
+
+    def counts(self, *, complete: bool) -> bool:
+        """One hears it no more: is it the one who counts it? Asked once by each."""
+        self._open -= 1
+        counts = not self._counted and (complete or not self._open)
+        self._counted |= counts
+        return counts
+
+
+class Metering:
+    """The meter of one request to a model. ``tally``: of a generation that others hear, too."""
+
+    __slots__ = ("_adds", "_ask", "_body", "_first_s", "_leaves_out", "_models", "_name", "_passage", "_prompt", "_settled", "tally")
 
     def __init__(self, prompt: Prompt, models: ModelsPlan, ask: Ask, *, include_usage: bool, leaves_out: bool) -> None:
-        """``include_usage``: ask for it where the client did not; ``leaves_out``: and take it out of the answer again."""
+        """``include_usage``: ask for it where the client did not; ``leaves_out``: the answer goes to a client, so that is taken
+        out of it again, and the summary is added where there is one.
+        """
         self._prompt = prompt
         self._models = models
         self._ask = ask
@@ -98,12 +122,8 @@ class Metering:
         self._passage: Passage | None = None
         self._first_s: float | None = None
         self._leaves_out = leaves_out
-        self._counts = True
         self._settled = False
-
-    def count_nothing(self) -> None:
-        """The usage is another request's already, which shares the same generation: it is told here and counted there."""
-        self._counts = False
+        self.tally: Tally | None = None
 
     def body_for(self, name: str, dialect: Dialect) -> bytes:
         """The body for an upstream that knows the model by ``name``, with the usage asked for where that is ours to do."""
@@ -121,11 +141,11 @@ class Metering:
     def tap(self, exchange: Exchange, framing: Framing, on_error: OnError) -> Passage:
         """What the content of one attempt's answer goes through."""
         loose = framing.chunked or framing.open  # a length that was promised leaves nothing out and adds nothing
-        summary = Summary(exchange, self) if self._models.summary and framing.watched and loose else None
+        tells = self._models.summary and self._leaves_out and framing.watched and loose
         self._passage = Passage(
             opening=Opening(on_error) if framing.watched else None,
             leaves_out=self._adds and self._leaves_out and framing.watched and loose,
-            summary=summary,
+            summary=Summary(exchange, self) if tells else None,
         )
         return self._passage
 
@@ -144,25 +164,28 @@ class Metering:
         return prices.charge(prompt.routed or prompt.model, usage, prompt.service) or prices.charge(prompt.model, usage)
 
     def settle(self, exchange: Exchange, now: float) -> None:
-        """Once, at the end: the numbers into the notes and the metrics."""
+        """Once, at the end: the numbers into the notes and the metrics; of a generation that several hear one counts them."""
         if self._settled:
             return
         self._settled = True
         prompt, passage = self._prompt, self._passage
         usage = Usage()
+        complete = exchange.terminal is Terminal.COMPLETE
         if passage is not None:
-            complete = exchange.terminal is Terminal.COMPLETE
             committed = exchange.first_byte_at is not None
             usage = passage.usage.result(complete=complete, input_bytes=self._ask.size_bytes if committed else None)
         prompt.input_tokens, prompt.output_tokens = usage.input_tokens, usage.output_tokens
         prompt.cached_tokens, prompt.estimated = usage.cached_input_tokens, usage.estimated
         prompt.answering = usage.model
-        charged = self._charge(usage) if self._counts else None
+        counts = self.tally is None or self.tally.counts(complete=complete)
+        if self.tally is not None and self.tally.riders == 1:
+            prompt.shared = None  # nobody came
+        charged = self._charge(usage) if counts else None
         if charged is not None:
             prompt.cost, prompt.currency = charged
         if usage.response_id is not None and exchange.dialect is Dialect.RESPONSES and exchange.service is not None:
             self._models.answers.remember(usage.response_id, f"{exchange.service} {prompt.routed}", now)
-        if self._counts:
+        if counts:
             self._observe(exchange, usage, now)
 
     def _observe(self, exchange: Exchange, usage: Usage, now: float) -> None:

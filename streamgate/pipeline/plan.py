@@ -32,7 +32,13 @@ class ServicePlan:
     budget: Budget
     metrics: ServiceMetrics
     lines: list[Line] = field(default_factory=list)
-    """Where requests may wait for one of its endpoints to have room."""
+    """Where requests may wait for one of its endpoints to have room; the same list as long as the service is configured."""
+
+    def pump(self) -> None:
+        """One of its endpoints may have room: serve who waits for that."""
+        for line in self.lines:
+            if line.waiting:
+                line.pump()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from streamgate.headers import values
 from streamgate.pipeline.ask import OPERATIONS, Ask, kind_of, sticky_key
 from streamgate.pipeline.connections import Connection
 from streamgate.pipeline.course import Course
-from streamgate.pipeline.metering import Metering
+from streamgate.pipeline.metering import Metering, Tally
 from streamgate.pipeline.models import ModelPlan, ModelsPlan
 from streamgate.pipeline.plan import Plan
 from streamgate.pipeline.turn import Turn
@@ -103,7 +103,10 @@ class Prompting(Sending):
             service, _, name = (place or "").partition(" ")
             course.pin((service, name))
         self._turn = Turn(exchange, self.link, model, self._reserve, clock)
-        await self._turn.wait(prompt, priority=models.priority, size_bytes=ask.size_bytes, ready=model.ready[split])
+        await self._turn.wait(
+            prompt, priority=models.priority, size_bytes=ask.size_bytes, ready=model.ready[split],
+            announces=ask.stream and self.rides,
+        )  # fmt: skip
 
     def _named(self, name: str) -> ModelPlan:
         try:
@@ -163,7 +166,9 @@ class Prompting(Sending):
     def _pick(self) -> Endpoint:
         endpoint = None if self.course is None else self.course.endpoint()
         if endpoint is None:
+            left = self._service
             self._reserve()
+            left.pump()  # only now, or who waits for what was given up could be granted what is gone on to
             return self._pick()
         return endpoint
 
@@ -250,13 +255,13 @@ class Prompting(Sending):
         if self._metering is not None:
             self._metering.first(after_s)
 
-    def aboard(self, kind: str | None, call: Prompting, *, first: bool) -> None:
-        """It hears from ``call``; ``first`` where its part of the usage is nobody else's too."""
+    def aboard(self, kind: str | None, call: Prompting, tally: Tally | None = None) -> None:
+        """It hears from ``call``; ``tally`` where all of it is others' as well."""
         self.call = call
         if self.exchange.prompt is not None:
             self.exchange.prompt.shared = kind
-        if self._metering is not None and not first:
-            self._metering.count_nothing()
+        if self._metering is not None:
+            self._metering.tally = tally
 
     def _heard(self, call: Prompting) -> None:
         """Who was asked, and how, is the shared call's to know."""
@@ -269,13 +274,15 @@ class Prompting(Sending):
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def release(self) -> None:
-        """Settle what was used, then give everything back; the turn last, for it serves the next at once."""
-        self.settle_usage()
+        """Give everything back, the turn last, for it serves the next at once; then settle what was used."""
         super().release()
         if self.course is not None:
             self.course.release()
         if self._turn is not None:
             self._turn.release()
+        if self.call is not None:
+            self._heard(self.call)
+        self.settle_usage()
 
     def settle_usage(self) -> None:
         """Once, at the end: what it used, into its notes and the metrics."""

@@ -45,7 +45,7 @@ async def run(exchange: Exchange, plan: Plan, service: ServicePlan, lane: Lane, 
             task.uncancel()
         _failed(exchange, sending.ending, lane, sending)
     except Exception as error:  # noqa: BLE001  # the one ladder: a defect of ours is an answer and a record, not a lost connection
-        _failed(exchange, Fault(note=f"{type(error).__name__} in {_place(error)}"), lane, sending)
+        _failed(exchange, defect(error), lane, sending)
     finally:
         lane.live = None
         if sending.drain_lease is None:
@@ -80,11 +80,13 @@ def _failed(exchange: Exchange, fault: Fault, lane: Lane, sending: Sending) -> N
         lane.refuse(exchange, fault)
 
 
-def _place(error: BaseException) -> str:
+def defect(error: BaseException) -> Fault:
+    """What clients and records are told of an error that is no fault: what it is and where, never what it says."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return "nowhere" if trace is None else f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"
+    place = "nowhere" if trace is None else f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"
+    return Fault(note=f"{type(error).__name__} in {place}")
 
 
 _ADMITTED, _SENDING, _DONE, _FAILED = State.ADMITTED, State.SENDING, State.DONE, State.FAILED
@@ -96,10 +98,16 @@ _OPEN = frozenset({State.NEW, State.ADMITTED, State.WAITING, State.SENDING, Stat
 def _leave(sending: Sending, plan: Plan, kit: Kit, body: RequestBody, permit: Lease | None) -> None:
     """Stage 9, settle: give back, count, record. Called once."""
     exchange = sending.exchange
-    sending.release()
     if permit is not None:
         permit.release()
     kit.registry.discard(sending)
+    try:
+        sending.release()
+    finally:
+        _record(exchange, sending, plan, kit, body)
+
+
+def _record(exchange: Exchange, sending: Sending, plan: Plan, kit: Kit, body: RequestBody) -> None:
     exchange.bytes_in = body.received
     terminal = exchange.terminal
     if terminal is None:

@@ -43,8 +43,12 @@ class Turn:
         """What has told the client of its place, where its stream has been opened for that."""
         return self._announcing if self._announcing is not None and self._announcing.begun else None
 
-    async def wait(self, prompt: Prompt, *, priority: int, size_bytes: int, ready: Callable[[], bool] | None) -> None:
-        """Return when it has come. Raises QueueFull, WaitTooLong, QueueExpired, and what ``reserve`` raises."""
+    async def wait(
+        self, prompt: Prompt, *, priority: int, size_bytes: int, ready: Callable[[], bool] | None, announces: bool
+    ) -> None:
+        """Return when it has come; ``announces``: a client may be told its place meanwhile. Raises QueueFull, WaitTooLong,
+        QueueExpired, and what ``reserve`` raises.
+        """
         model, exchange = self._model, self._exchange
         flow = prompt.tenant if model.fair_by == "tenant" else None
         patience = patience_s(model.max_wait_s, next(iter(values(exchange.headers, b"x-stainless-read-timeout")), None))
@@ -67,7 +71,7 @@ class Turn:
             self._told.result()
         else:
             exchange.move(State.WAITING)
-            await self._wait(entered, patience, announces=prompt.stream)
+            await self._wait(entered, patience, announces=announces)
         prompt.queue_s = 0.0 if self._slot is None else self._slot.waited_s
         model.metrics.queue_wait.observe(prompt.queue_s)
 
@@ -78,7 +82,7 @@ class Turn:
             self._announcing = Announcing(self._exchange, link, model.line, waiter, model.announce_s, self._clock)
         try:
             await self._told
-        except asyncio.CancelledError:
+        except BaseException:  # its client has left, its patience has ended, another had to come in its place
             model.line.leave(waiter)
             self._demand()
             raise
@@ -94,8 +98,8 @@ class Turn:
             return
         try:
             self._reserve()
-        except Fault as fault:
-            self._told.set_exception(fault)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this request's and not theirs who made room
+            self._told.set_exception(error)
         else:
             self._told.set_result(None)
 

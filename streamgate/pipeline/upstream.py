@@ -179,9 +179,8 @@ class Sending:
             self._lease.release()
         if self.drain_lease is not None:
             self.drain_lease.release()
-        for line in self._service.lines:
-            if line.waiting:
-                line.pump()
+        if self._service.lines:
+            self._service.pump()
 
     def break_off(self, fault: Fault) -> bool:  # noqa: ARG002  # for who has said something before there was an answer
         """Tell a fault in what has been begun already; False where nothing has been, so that it can still be a status."""

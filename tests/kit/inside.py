@@ -22,7 +22,7 @@ from streamgate.kept import Kept
 from streamgate.lease import Count
 from streamgate.observe.metrics import Metrics
 from streamgate.observe.records import Record, Records
-from streamgate.pipeline.build import Builder
+from streamgate.pipeline.build import Builder, Built
 from streamgate.pipeline.upstream import Kit
 from streamgate.tasks import Tasks
 from tests.kit.around import around
@@ -47,6 +47,11 @@ def gateway_of(config: Mapping[str, Any], clock: Clock | None = None) -> Gateway
     clock = clock or SystemClock()
     spec, metrics = Spec.model_validate(config), Metrics()
     built = Builder(kept=Kept(), metrics=metrics, clock=clock, pickers=PICKERS, around=around(clock)).build(spec)
+    return edge_of(spec, built, metrics, clock)
+
+
+def edge_of(spec: Spec, built: Built, metrics: Metrics, clock: Clock) -> Gateway:
+    """The edge of one worker over what was built of ``spec``; its records are a ``Told``."""
 
     def failed(name: str, error: BaseException) -> None:
         raise AssertionError(name) from error

@@ -87,8 +87,8 @@ def _judged(line: Line, seen: LineStatistics, ready: Ready | None, arrival: _Arr
     if has_slot:
         what = "every target of its split is full"
     predicted_s = line.predicted_entry_s(arrival.flow, arrival.priority)
-    lacking = _lacking(line, seen, arrival)
-    makes_room = lacking is not None and _makes_room(seen, arrival)
+    lacking = _lacking(line, 1, arrival.size_bytes)
+    makes_room = lacking is not None and _makes_room(line, arrival)
     if lacking is not None and not makes_room:
         return "refused", f"{what}, and no more may wait: {lacking}", QueueFull(retry_after_s=predicted_s)
     if arrival.patience_s <= 0.0 or (predicted_s is not None and predicted_s > arrival.patience_s):
@@ -98,23 +98,19 @@ def _judged(line: Line, seen: LineStatistics, ready: Ready | None, arrival: _Arr
     return "waits", what, None
 
 
-def _lacking(line: Line, seen: LineStatistics, arrival: _Arrival) -> str | None:
-    if line.max_waiting is not None and seen.waiting + 1 > line.max_waiting:
-        return f"{seen.waiting} wait, queue.max_waiting is {line.max_waiting}"
-    if line.max_bytes is not None and seen.waiting_bytes + arrival.size_bytes > line.max_bytes:
-        return f"{seen.waiting_bytes} bytes wait, queue.max_bytes is {format_size(line.max_bytes)}"
+def _lacking(line: Line, requests: int, size_bytes: int) -> str | None:
+    """Which cap forbids that so much more waits."""
+    if line.max_waiting is not None and line.waiting + requests > line.max_waiting:
+        return f"{line.waiting} wait, queue.max_waiting is {line.max_waiting}"
+    if line.max_bytes is not None and line.waiting_bytes + size_bytes > line.max_bytes:
+        return f"{line.waiting_bytes} bytes wait, queue.max_bytes is {format_size(line.max_bytes)}"
     return None
 
 
-def _makes_room(seen: LineStatistics, arrival: _Arrival) -> bool:
-    """Would another give up its place? As ``Bands.to_make_room`` has it, by the flows with most waiting, which are those shown."""
-    if not seen.flows:
-        return False
-    lowest = min(flow.priority for flow in seen.flows)
-    if lowest != arrival.priority:
-        return lowest < arrival.priority
-    band = [flow for flow in seen.flows if flow.priority == lowest]
-    return _waiting(band, arrival.flow) + 1 < max(flow.waiting for flow in band)
+def _makes_room(line: Line, arrival: _Arrival) -> bool:
+    """Would another give up its place, and would that be enough?"""
+    leaves = line._bands.to_make_room(arrival.flow, arrival.priority)  # noqa: SLF001  # it only looks; a line has no word for it
+    return leaves is not None and _lacking(line, 0, arrival.size_bytes - leaves.size_bytes) is None
 
 
 def _position(seen: LineStatistics, arrival: _Arrival) -> int:

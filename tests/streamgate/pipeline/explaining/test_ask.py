@@ -193,6 +193,13 @@ async def test_a_shared_call_takes_its_answer_as_it_is(hedge: Any, kept: bool) -
     assert ["X-Other", "1"] in found["upstream"]["headers"]
 
 
+async def test_a_cooling_target_is_nobody_to_hedge_with() -> None:
+    stand = Stand(splits={"stable": [{"service": "a"}, {"service": "b"}]}, hedge={"after": "1s"})
+    assert (await stand.told())["sharing"]["hedge"]["would"] is True
+    stand.cool("b", "tutor")
+    assert (await stand.told())["sharing"]["hedge"] == {"would": False, "because": "there is no other target that could be asked now"}
+
+
 async def test_a_thousand_questions_change_nothing() -> None:
     """Whose turn it is, what is counted, held, waited for and remembered: all as without them."""
     asked, left_alone = (Stand(sticky=STICKY, default="canary", fallback=["stable"], hedge={"after": "1s"}, queue={"max_in_flight": 2}) for _ in range(2))

@@ -83,10 +83,16 @@ def test_a_hedge() -> None:
     stand = Stand(hedge={"after": "2s", "share": "10%"}, queue={"max_in_flight": 2})
     assert told("hedge", stand=stand) == (True, "after 2s without a first byte, in at most 10% of the calls")
     assert told("hedge", stand=stand, has_other=False) == (False, "there is no other target that could be asked now")
-    assert told("hedge", stand=stand, previous_response_id="r")[1].startswith("it goes on from an answer")
+    assert told("hedge", stand=stand, previous_response_id="r") == (False, "it goes on from an answer that one target alone knows")
     stand.model.line.count.take()
     assert told("hedge", stand=stand)[0], "half of it is in use"
     stand.model.line.count.take()
+    assert told("hedge", stand=stand) == (False, "the model is busy")
+
+
+def test_nothing_is_hedged_while_others_wait() -> None:
+    stand = Stand(hedge={"after": "2s"}, services={"a": {"max_in_flight": 1}})
+    stand.model.line.enter("x", granted=lambda _slot: None, refused=lambda _fault: None, ready=lambda: False)
     assert told("hedge", stand=stand) == (False, "the model is busy")
 
 

@@ -78,6 +78,16 @@ def test_a_wait_and_its_place() -> None:
     assert told(guests.stand, tenant="new", priority=1).described["position"] == 1
 
 
+def test_a_longer_flow_goes_before_no_oftener_than_its_turns() -> None:
+    guests = queued()
+    for flow in ("x", "x", "x", "x", "y"):
+        guests.come(flow)
+    assert told(guests.stand, tenant="y").described["position"] == 3, "one turn of each flow, of the three that x has waiting"
+    found = guests.come("y")
+    assert isinstance(found, Waiter)
+    assert guests.line.position(found) == 4, "x has its second turn before"
+
+
 def test_how_long_it_will_take_and_that_it_is_too_long() -> None:
     guests = queued(max_wait="60s")
     guests.come()
@@ -114,6 +124,27 @@ def test_a_line_with_too_many_bytes() -> None:
     assert "1000 bytes wait, queue.max_bytes is 1KiB" in told(guests.stand, size_bytes=25).described["because"]
 
 
+def test_one_that_is_too_small_makes_no_room_for_a_larger_one() -> None:
+    guests = queued(max_bytes="1KiB")
+    guests.come()
+    guests.come(size_bytes=1000)
+    guests.come(size_bytes=20)
+    assert told(guests.stand, priority=1, size_bytes=24).verdict == "waits", "the last of all leaves, of 20 bytes"
+    assert told(guests.stand, priority=1, size_bytes=25).verdict == "refused"
+    with pytest.raises(QueueFull):
+        guests.come(priority=1, size_bytes=25)
+
+
+def test_a_line_that_was_made_shorter() -> None:
+    guests = queued(max_waiting=3)
+    for _ in range(4):
+        guests.come()
+    guests.line.max_waiting = 2
+    assert told(guests.stand, priority=1).verdict == "refused", "one that leaves is not enough"
+    with pytest.raises(QueueFull):
+        guests.come(priority=1)
+
+
 def test_slots_that_all_workers_share() -> None:
     turn = told(Stand(slots=0, queue={"max_in_flight": 8}))
     assert (turn.verdict, turn.described["shared"], turn.described["state"]["capacity"]) == ("waits", True, 0)
@@ -147,7 +178,7 @@ ENDINGS = st.tuples(st.just("go"), st.integers(0, 9))
 PAUSES = st.tuples(st.just("wait"), st.sampled_from([0.1, 1.0, 5.0]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(ARRIVALS, ARRIVALS, ENDINGS, PAUSES), max_size=60))
 def test_the_line_does_what_is_told(events: list[Any]) -> None:
     guests = Guests(Stand(queue={"max_in_flight": 2, "max_waiting": 5, "max_bytes": "1KiB", "max_wait": "100s"}))

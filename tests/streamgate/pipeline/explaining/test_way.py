@@ -71,3 +71,14 @@ async def test_flags_that_have_to_be_waited_for() -> None:
     assert way.flag is not None
     told_of = {name: way.flag[name] for name in ("provider", "value", "variant", "reason", "problem")}
     assert told_of == {"provider": "ofrep", "value": "canary", "variant": "on", "reason": "SPLIT", "problem": "it answered 503"}
+
+
+class AtHand(SetFlags):
+    """Has not to be waited for."""
+
+    async def decide(self, key: str, context: object) -> Verdict:
+        raise AssertionError("the verdict was there")
+
+
+async def test_flags_that_are_at_hand_are_not_waited_for() -> None:
+    assert (await told("canary", flags=AtHand({"f": "canary"}))).name == "canary"

@@ -265,10 +265,7 @@ class Line:
             self.pump()
 
     def position(self, waiter: Waiter) -> int:
-        """Return its place in the order in which those waiting now will be served, from 1; 0 if it waits no more.
-
-        Right, or close to it where some cannot be served now or flows have ended lately (`Turns.ahead`).
-        """
+        """Return its place among those waiting now, from 1 (`Turns.ahead` tells how exact); 0 if it waits no more."""
         return self._bands.position(waiter) if waiter.waiting else 0
 
     def predicted_wait_s(self, waiter: Waiter) -> float | None:

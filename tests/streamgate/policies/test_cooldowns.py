@@ -329,7 +329,8 @@ def test_what_is_past_or_no_moment_says_nothing(text: str) -> None:
 
 def test_retry_after_comes_before_all_else_where_it_belongs() -> None:
     assert asked(429, 5.0, x_ratelimit_reset="9") == 5.0
-    assert asked(503, 5.0) == asked(529, 5.0) == 5.0
+    assert asked(500, 5.0) == asked(503, 5.0) == asked(529, 5.0) == 5.0
+    assert asked(499, 5.0) is None
     assert asked(429, 86400.0) == COOL_MAX_S
     assert asked(429, 0.0, x_ratelimit_reset="9") == 9.0
     assert asked(429, 0.0) is None

@@ -72,6 +72,8 @@ class Ask:
             raise BadAsk("The body must be a JSON object") from None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise BadAsk("The body is no JSON; send one JSON object") from None
+        except RecursionError:
+            raise BadAsk("The body is nested too deep") from None
         except ValueError as error:
             raise BadAsk(_sentence(str(error))) from None
         model = self._fields.model
@@ -132,7 +134,12 @@ class Ask:
             span = find(self.body, key)
         except ValueError:
             return None  # sent twice: nobody can say which is meant
-        return None if span is None else msgspec.json.decode(self.body[span[0] : span[1]])
+        if span is None:
+            return None
+        try:
+            return msgspec.json.decode(self.body[span[0] : span[1]])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise BadAsk(f'"{key}" in the body is no JSON in UTF-8') from None
 
 
 def _model_span(body: bytes) -> tuple[int, int] | None:

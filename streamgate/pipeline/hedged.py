@@ -90,7 +90,7 @@ class Race:
         if self.winner is not None or self.seat.gone or first is None or (pair := first.pair) is None:
             return  # it is answered, or waits for its turn itself
         line = self._model.line
-        busy = line.count.held / line.count.limit
+        busy = line.count.held / max(1, line.count.limit)  # a part of a shared limit may be none for a moment
         if first.course is None or not first.course.has_other(pair):
             return
         if self._hedging.may_hedge(self._prompting.kit.clock.now(), busy, line.waiting):

@@ -45,6 +45,7 @@ def test_model_and_stream_are_read() -> None:
         (b'{"model": "a", "model": "b"}', "2 times"),
         (b'{"model": "a", "Model": "b"}', "2 times"),
         (b'{"model": "a", "stream": "yes"}', "true or false"),
+        (b'{"model": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "too deep"),
     ],
 )
 def test_what_is_no_request_to_a_model(body: bytes, says: str) -> None:
@@ -110,6 +111,11 @@ def test_the_first_source_that_is_present_decides() -> None:
     assert sticky_key(exchange(), ask({"model": "m", "user": "u", "metadata": []}), sources) == ("body:user", "u")
     assert sticky_key(exchange(), ask({"model": "m", "user": True}), sources) is None
     assert sticky_key(exchange(), ask({"model": "m"}), (("claim:sub", sticky_source("claim:sub")),)) is None
+
+
+def test_a_sticky_field_that_cannot_be_read_is_told() -> None:
+    with pytest.raises(BadAsk, match='"user"'):
+        ask(b'{"model": "m", "user": "\xff"}').member("user")
 
 
 def test_one_conversation_has_one_prompt_key() -> None:

@@ -109,15 +109,14 @@ class Exchange:
         "tracestate",
     )
 
-    def __init__(  # noqa: PLR0913  # a record of what the edge knows; built in one place
+    def __init__(  # noqa: PLR0913, PLR0917  # a record of what the edge knows; built in one place
         self,
-        *,
         method: bytes,
         path: bytes,
         query: bytes | None,
         host: bytes,
         headers: list[tuple[bytes, bytes]],
-        http10: bool,
+        http10: bool,  # noqa: FBT001
         started_at: float,
         named: dict[bytes, list[bytes]] = _NONE,
     ) -> None:

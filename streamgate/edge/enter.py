@@ -104,15 +104,8 @@ class Gateway:
         plan, path = way.plan, way.path
         if not plan.keep_encoded_slash and b"%2F" in path:
             raise NotFramed("The path holds an encoded slash; this route does not take one")
-        exchange = Exchange(
-            method=method,
-            path=path,
-            query=query,
-            host=way.host,
-            headers=head.headers,
-            http10=head.http10,
-            started_at=self.kit.clock.now(),
-            named=head.named,
+        exchange = Exchange(  # by position: a class of Python's takes half as long for it
+            method, path, query, way.host, head.headers, head.http10, self.kit.clock.now(), head.named
         )
         exchange.dialect = dialect_of(path)
         exchange.request_id = self._request_id(head)

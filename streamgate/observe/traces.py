@@ -30,7 +30,6 @@ _VALUE = rb"[ -+\--<>-~]{0,255}[!-+\--<>-~]"  # printable without "," and "=", n
 _MEMBER = re.compile(rb"(%b)=%b" % (_KEY, _VALUE))
 _NO_TRACE = b"0" * 32
 _NO_SPAN = b"0" * 16
-_ZEROS = ("0" * 32, "0" * 16)
 
 
 class TraceContext(msgspec.Struct, frozen=True, gc=False):
@@ -85,18 +84,18 @@ def outgoing(context: TraceContext | None, random_bytes: Callable[[int], bytes],
     that we recorded no span, and leave it to the upstream whether it does.
     """
     if context is None:
-        drawn = random_bytes(24).hex()
-        trace_id, span_id = _not_zero(drawn[:32]), _not_zero(drawn[32:])
+        drawn = _drawn(random_bytes(24))
+        trace_id, span_id = drawn[:32], drawn[32:]
         traceparent = f"00-{trace_id}-{span_id}-{'03' if sampled else '02'}"
         return Outgoing(traceparent.encode(), None, trace_id, span_id)
-    span_id = _not_zero(random_bytes(8).hex())
+    span_id = _drawn(random_bytes(8))
     traceparent = f"00-{context.trace_id}-{span_id}-{context.flags:02x}"
     return Outgoing(traceparent.encode(), context.tracestate, context.trace_id, span_id)
 
 
-def _not_zero(digits: str) -> str:
-    """Return an id that is not all zeros, which would be invalid; once in 2^64 draws it matters."""
-    return digits[:-1] + "1" if digits in _ZEROS else digits
+def _drawn(random_bytes: bytes) -> str:
+    """Return the digits of ids, none of which is all zeros, which would be invalid; once in 2^64 draws it matters."""
+    return random_bytes.hex().replace("0" * 16, "0" * 15 + "1")
 
 
 def _combined(values: Sequence[bytes]) -> bytes | None:

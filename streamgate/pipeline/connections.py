@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
         "_headers",
         "_in_body",
         "_interim",
+        "_is_plain",
         "_keeper",
         "_length",
         "_on_drained",
@@ -86,7 +87,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._length: int | None = None
         self._chunked = self._in_body = self._complete = self._interim = self._reusable = False
-        self._head_only = False
+        self._head_only = self._is_plain = False
         self._sent_all = True
         self.blocked = False
         self.bytes_seen = False
@@ -223,7 +224,9 @@ class Connection(asyncio.Protocol):
         if relay is None:
             self.abandon()  # nobody asked: these bytes belong to no answer of ours
             return
-        self.bytes_seen = True
+        if not self.bytes_seen:
+            self.bytes_seen = True
+            self._is_plain = data.startswith(b"HTTP/1.1 ")
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -285,7 +288,9 @@ class Connection(asyncio.Protocol):
             return
         status = self._parser.get_status_code()
         headers, self._headers = self._headers, []
-        if self._parser.get_http_version() not in _VERSIONS:
+        if self._is_plain:
+            self._is_plain = False  # of another head, after an interim one, nothing is known
+        elif self._parser.get_http_version() not in _VERSIONS:
             raise _Malformed("not HTTP/1.1")
         if status < _OK and status not in _INTERIM:
             raise _Malformed(f"{status} unasked")

@@ -212,6 +212,18 @@ async def test_one_connection_reads_one_answer_after_another_and_none_into_the_n
     assert desk.connection.uses == len(WHOLE) * 3
 
 
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"], ids=["at once", "after an interim"])
+@pytest.mark.parametrize("version", [b"0.9", b"2.0", b"1.2"])
+async def test_an_answer_of_another_version_is_none(before: bytes, version: bytes) -> None:
+    raw = before + b"HTTP/%b 200 OK\r\nContent-Length: 5\r\n\r\nhello" % version
+    for place in range(len(raw)):
+        desk = Desk()
+        heard = desk.asks()
+        desk.reads(*cuts(raw, [place]))
+        assert [type(fault) for fault in heard.faults] == [UpstreamMalformed]
+        assert (heard.body, desk.wire.aborted) == (b"", True)
+
+
 @pytest.mark.parametrize("raw", [answer(b"hello")[:-5], head(200, [("transfer-encoding", "chunked")]), head(200)])
 async def test_an_answer_to_head_has_no_body_whatever_it_announces(desk: Desk, raw: bytes) -> None:
     heard = desk.asks(head_only=True)

@@ -22,7 +22,7 @@ import msgspec
 from sessions.pieces import UNREADABLE, NotPieces, asked
 from sessions.relay import Response, Upstream
 from sessions.seats import Seat
-from streamgate.errors import UpstreamFault
+from streamgate.errors import Fault
 from streamgate.headers import Headers
 
 KEPT_BYTES: Final = 262_144
@@ -161,7 +161,7 @@ class Flight:
         for seat in tuple(self._seats):
             seat.flush(ended=ended, trailers=trailers)
 
-    def on_lost(self, fault: UpstreamFault) -> None:
+    def on_lost(self, fault: Fault) -> None:
         """The answer broke off."""
         self._end()
         for seat in tuple(self._seats):

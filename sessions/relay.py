@@ -370,7 +370,7 @@ class Relay:
     def _last_chunk(self, trailers: Headers | None) -> bytes:
         return b"0\r\n" + self._guide.trailer(trailers) + b"\r\n" if trailers else LAST_CHUNK
 
-    def on_lost(self, fault: UpstreamFault) -> None:
+    def on_lost(self, fault: Fault) -> None:
         """The upstream's connection ended, or what came over it is no HTTP, before the answer was whole."""
         if self.done.done():
             return

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from sessions.relay import Response
-from streamgate.errors import UpstreamFault
+from streamgate.errors import Fault
 from streamgate.headers import Headers
 
 BEHIND_BYTES: Final = 262_144
@@ -32,7 +32,7 @@ class Rider(Protocol):
 
     def on_body(self, data: bytes) -> None: ...
     def flush(self, *, ended: bool = False, trailers: Headers | None = None) -> None: ...
-    def on_lost(self, fault: UpstreamFault) -> None: ...
+    def on_lost(self, fault: Fault) -> None: ...
 
 
 class Row(Protocol):
@@ -60,7 +60,7 @@ class Seat:
         self._head = head
         self._backlog = deque(beginning)
         self._bytes = sum(map(len, self._backlog))
-        self._end: Headers | UpstreamFault | None = None
+        self._end: Headers | Fault | None = None
         self._paused = self._playing = self._behind = False
         self.first = first
         self.gone = False
@@ -117,7 +117,7 @@ class Seat:
         elif self._rider is not None and not self._backlog:
             self._rider.flush()
 
-    def on_lost(self, fault: UpstreamFault) -> None:
+    def on_lost(self, fault: Fault) -> None:
         """The answer broke off."""
         self._end = fault
         self._finish()
@@ -149,7 +149,7 @@ class Seat:
         if self._end is None or self._backlog or self._playing or self._rider is None:
             return
         rider, self._rider = self._rider, None
-        if isinstance(self._end, UpstreamFault):
+        if isinstance(self._end, Fault):
             rider.on_lost(self._end)
         else:
             rider.flush(ended=True, trailers=self._end or None)

@@ -7,13 +7,14 @@ races are rows.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from sessions.relay import Framing, Limits, Response
-from streamgate.errors import ClientClosed, Fault, UpstreamFault
+from streamgate.errors import ClientClosed, Fault, ShuttingDown, UpstreamFault
 from streamgate.exchange import Exchange, State, Terminal
 from streamgate.pipeline.metering import Tally
 from streamgate.pipeline.prompting import Prompting
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from streamgate.headers import Headers
     from streamgate.pipeline.course import Course
     from streamgate.pipeline.deck import Deck
+    from streamgate.policies.fallback import Outcome
 
 
 def _unfelt(value: float) -> None:
@@ -44,26 +46,28 @@ def _copied(asking: Prompting) -> Exchange:
 
 
 class Row:
-    """What a call tells; flights and batches do."""
+    """What a call tells: flights, batches and races are rows. It may be lost by a fault of the gateway's own, too."""
 
     def on_head(self, response: Response) -> object: ...
     def on_body(self, data: bytes) -> None: ...
     def flush(self, *, ended: bool = False, trailers: Headers | None = None) -> None: ...
-    def on_lost(self, fault: UpstreamFault) -> None: ...
+    def on_lost(self, fault: Fault) -> None: ...
 
 
 class Call(Prompting):
     """A request of the gateway's own, whose answer goes to a row."""
 
-    __slots__ = ("_row", "avoids", "flying", "tally")
+    __slots__ = ("_is_wanted", "_row", "avoids", "flying", "tally")
 
     def __init__(self, first: Prompting, deck: Deck, row: Row) -> None:
         """Ask what ``first`` asks, in its name."""
         exchange = _copied(first)
         super().__init__(exchange, first.plan, first.models, deck, deck, first.kit)
         self._row = row
+        self._is_wanted = True
         self.flying: asyncio.Task[None] | None = None
-        self.avoids: tuple[Pair, ...] = ()
+        self.avoids: Callable[[], Iterable[Pair]] = tuple
+        """Whom another attempt at the same asks already."""
         self.tally = Tally()
         self.gap = _unfelt
         self.rides = False
@@ -93,7 +97,12 @@ class Call(Prompting):
 
     def steer(self, course: Course) -> None:
         """Ask none of those that another attempt asks already."""
-        course.avoid(self.avoids)
+        course.avoid(self.avoids())
+
+    def _goes_on(self, outcome: Outcome, wait_s: float | None) -> bool:
+        if self.course is not None:
+            self.course.avoid(self.avoids())
+        return super()._goes_on(outcome, wait_s)
 
     def pause_reading(self) -> None:
         """The slowest rider is too far behind."""
@@ -103,32 +112,41 @@ class Call(Prompting):
         """Nobody has to be waited for."""
         self.relay.client_resumed()
 
-    def abandon(self, gone_at: float | None = None) -> None:  # noqa: ARG002  # what an upstream is asked
-        """Nobody wants the answer any more."""
-        self.relay.client_gone(self.kit.clock.now())
+    def abandon(self, gone_at: float | None = None) -> None:
+        """Nobody wants the answer any more, since then."""
+        self._is_wanted = False
+        self.relay.client_gone(self.kit.clock.now() if gone_at is None else gone_at)
         if self.flying is not None:
             self.flying.cancel()
 
     async def fly(self) -> None:
-        """Send, and tell the row how it ended."""
-        exchange = self.exchange
+        """Send, and tell the row how it ended, whatever happens: its riders would wait for ever."""
         fault: Fault | None = None
+        try:
+            await self._sent()
+        except Fault as error:
+            fault = error
+        except Exception as error:  # noqa: BLE001  # a defect of ours
+            fault = defect(error)
+        except asyncio.CancelledError:
+            if self._is_wanted:
+                self._row.on_lost(ShuttingDown("This gateway is shutting down; ask again", close=True))
+            raise
+        if fault is None and self.exchange.terminal is Terminal.COMPLETE:
+            self._row.flush(ended=True)
+        else:
+            self._row.on_lost(fault or self.exchange.fault or UpstreamFault())
+
+    async def _sent(self) -> None:
+        exchange = self.exchange
         try:
             exchange.move(State.ADMITTED)
             await self.prepare()
             exchange.move(State.SENDING)
             await self.send()
-        except Fault as error:
-            fault = error
-        except Exception as error:  # noqa: BLE001  # a defect of ours: its riders are told, or they would wait for ever
-            fault = defect(error)
         except asyncio.CancelledError:
             exchange.end(Terminal.CLIENT_CLOSED, ClientClosed())
             raise
         finally:
             self.release()
             self.relay.part()
-        if fault is None and exchange.terminal is Terminal.COMPLETE:
-            self._row.flush(ended=True)
-        else:
-            self._row.on_lost(fault or exchange.fault or UpstreamFault())  # type: ignore[arg-type]  # told on as it is

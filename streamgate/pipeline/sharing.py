@@ -7,6 +7,7 @@ for a slow reader, its cancelling and its ending are those of every stream. Whos
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, cast
 
 from sessions.flights import Flights, flight_key
@@ -31,9 +32,14 @@ _PRINCIPAL: Final = frozenset(
 """What a client says that decides, beside the body, what it is answered and on whose account."""
 
 
-def principal_of(exchange: Exchange) -> str:
-    """Who asks, as far as sharing an answer goes: never told to anybody, only compared."""
-    said = sorted((name.lower(), value) for name, value in exchange.headers if name.lower() in _PRINCIPAL)
+def principal_of(exchange: Exchange, sticky: Iterable[str] = ()) -> str:
+    """Who asks, as far as sharing an answer goes: never told to anybody, only compared.
+
+    ``sticky`` are a model's sources of sticky keys: what is read from a header may lead to another target. (What is read from the
+    body must be the same anyway, or stands in what is asked, and cookies are the principal's own.)
+    """
+    names = _PRINCIPAL | {one.removeprefix("header:").encode("latin-1") for one in sticky if one.startswith("header:")}
+    said = sorted((name.lower(), value) for name, value in exchange.headers if name.lower() in names)
     tenant = "" if exchange.prompt is None or exchange.prompt.tenant is None else exchange.prompt.tenant
     query = (exchange.query or b"").decode("latin-1")
     return "\n".join([tenant, query, *(f"{name.decode('latin-1')}:{value.decode('latin-1')}" for name, value in said)])
@@ -69,7 +75,8 @@ class Sharing:
         """A seat in a call that others share or may share; None where this request goes by itself."""
         if self._batching is None and model.hedging is None and not single_flight:
             return None
-        body, principal = asked.body, principal_of(prompting.exchange)
+        body = asked.body
+        principal = f"{prompting.plan.route}\n{principal_of(prompting.exchange, [source for source, _ in model.sticky])}"
         seat = None if self._batching is None else self._batching.join(prompting, path, body, principal)
         if seat is not None:
             return seat

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -100,13 +101,14 @@ async def serving(gateway: Gateway, prepare: Callable[[Sanic[Any, Any]], None] =
     """Listen on a free port of the loopback, in this loop; ``prepare`` may add handlers of Sanic's. Yields the port."""
     app = make_server(f"inside-{next(_numbers)}", lambda: _Life(gateway), prepare)
     app.config.TOUCHUP = False  # Sanic would rewrite the protocol's methods for this application, once a process
-    server = await app.create_server(host=HOST, port=0, protocol=LaneProtocol, return_asyncio_server=True, access_log=False)
+    sock = socket.create_server((HOST, 0))  # asked for port 0, Sanic takes 8000
+    server = await app.create_server(sock=sock, protocol=LaneProtocol, return_asyncio_server=True, access_log=False)
     assert server is not None
     await server.startup()
     await server.before_start()
     await server.after_start()
     try:
-        yield server.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        yield sock.getsockname()[1]
     finally:
         for connection in tuple(gateway.connections):
             connection.cut(reset=False)

@@ -21,6 +21,7 @@ from streamgate.clock import SystemClock
 from streamgate.config.spec import Spec
 from streamgate.edge.enter import Gateway
 from streamgate.kept import Kept
+from streamgate.observe.gen_ai import GenAi
 from streamgate.observe.metrics import Metrics
 from streamgate.observe.records import Record
 from streamgate.pipeline.build import Builder, Built
@@ -82,6 +83,10 @@ class ModelsBench:
     def remodel(self, **changed: Any) -> None:
         """The same with other settings of the model."""
         self.reload(models=[self.config["models"][0] | changed])
+
+    @property
+    def gen_ai(self) -> GenAi:
+        return self._around.gen_ai
 
     # -- what there is -------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class ModelsBench:
 
     def __init__(self, a: RawUpstream, b: RawUpstream, config: Mapping[str, Any], **parts: Any) -> None:
         self.a, self.b = a, b
-        self.clock = Chance()
+        self.clock = parts.pop("clock", None) or Chance()
         self.flags = parts.pop("flags", None) or SetFlags()
         self._around = replace(around(self.clock, self.flags), **parts)
         self._kept, self._metrics = Kept(), Metrics()
@@ -200,6 +200,12 @@ def configured(a: str, b: str, *, route: Mapping[str, Any] | None = None, servic
         ],
         "routes": [{"id": "llm", "match": {"paths": ["/v1/*"]}, "to": {"models": True}, **(route or {})}],
     }
+
+
+def unheard(clock: Any = None, **config: Any) -> ModelsBench:
+    """One whose upstreams are nobody, for what sends nothing."""
+    nobody: Any = None
+    return ModelsBench(nobody, nobody, configured("http://127.0.0.1:9001", "http://127.0.0.1:9002", **config), clock=clock)
 
 
 @asynccontextmanager

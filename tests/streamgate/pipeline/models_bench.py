@@ -151,7 +151,7 @@ class ModelsBench:
         assert len({record.request_id for record in self.records}) == self.asked
         gc.collect(1)  # a future whose exception nobody took says so when it goes
         await asyncio.sleep(0)
-        assert not self.lost
+        assert not self.lost, self.lost
 
     def held(self) -> dict[str, Any]:
         """What is not back, by its name; of everything that was ever built."""

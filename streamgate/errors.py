@@ -393,9 +393,10 @@ def in_band(fault: Fault, dialect: Dialect, request_id: bytes) -> bytes:
     """One server-sent event that ends a stream which broke after commit; no terminal event follows it.
 
     openai-python raises on any data with a truthy ``error``; anthropic's SDKs on ``event: error``; so does a browser's
-    EventSource listener for ``error`` events with data. Its code is the terminal state.
+    EventSource listener for ``error`` events with data. Its code is the terminal state; of a stream that was opened while it waited
+    for its turn, and then refused, it is the refusal's own.
     """
-    code = str(fault.terminal)
+    code = fault.code if isinstance(fault, Refused) and fault.terminal is Terminal.UPSTREAM_ERROR else str(fault.terminal)
     text = request_id.decode("ascii")
     match dialect:
         case Dialect.OPENAI:

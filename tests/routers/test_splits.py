@@ -408,6 +408,11 @@ def test_an_uneven_load_of_others_moves_nobody() -> None:
     key = key_at(one, 0)
     hows = [send(one, loads, key)[0].how for _ in range(100)]
     assert hows.index("spilled") == 67  # 67 of its own are more than a quarter of 267
+    few = Loads()
+    for number in range(30):
+        few.take(one.pairs[0], f"user-{number}")
+    hows = [send(one, few, key)[0].how for _ in range(20)]
+    assert hows.index("spilled") == 11  # 10 of 40 are a quarter and no more
 
 
 def test_nine_requests_are_the_least_that_spill() -> None:

@@ -388,7 +388,7 @@ class Routes(Generic[P]):
         if not isinstance(found, Matched):
             return found, parts.query
         way = Way(found.plan, found.pattern, path, parts.authority or host)
-        if parts.authority is None and path != b"*" and len(host) + len(parts.path) <= _REMEMBERED_BYTES:
+        if parts.authority is None and len(host) + len(parts.path) <= _REMEMBERED_BYTES:
             if len(self._memo) >= _REMEMBERED:
                 self._memo.clear()
             self._memo[host, parts.path, method] = way

@@ -531,8 +531,10 @@ def test_a_target_leads_to_its_route_and_keeps_its_query() -> None:
         assert routes.lead(b"h", b"/a/x?", b"GET") == (Way("a", "/a/*", b"/a/x", b"h"), b"")
         assert routes.lead(b"b.example", b"/b", b"POST") == (Way("b", "/b", b"/b", b"b.example"), None)
         assert routes.lead(b"B.example:80", b"http://b.example/b?q", b"POST") == (Way("b", "/b", b"/b", b"b.example"), b"q")
+        assert routes.lead(b"B.example:80", b"/b", b"POST") == (Way("b", "/b", b"/b", b"B.example:80"), None)
         assert routes.lead(b"b.example", b"/b?q", b"GET") == (WrongMethod((b"POST",)), b"q")
         assert routes.lead(b"h", b"/b", b"POST") == (None, None)
+    assert {path for _, path, _ in routes._memo} == {b"/%61/./x", b"/a/x", b"/b"}, "by the bytes that clients send"
 
 
 @pytest.mark.parametrize("target", [b"/a/x?q=\x01", b"/a/x?#", b"/a/x#", b"*?", b"a/x"])

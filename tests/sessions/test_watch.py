@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from sessions.watch import TICK_S, Watch
@@ -120,10 +121,25 @@ async def test_what_has_no_deadline_sets_no_timer(bench: Bench) -> None:
     assert len(bench.watch) == 1
 
 
+async def test_there_is_one_timer_and_none_is_set_for_days(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, timers = asyncio.get_running_loop(), []
+    call_later = loop.call_later
+
+    def kept(wait_s: float, *args: Any) -> asyncio.TimerHandle:
+        timers.append((wait_s, call_later(wait_s, *args)))
+        return timers[-1][1]
+
+    monkeypatch.setattr(loop, "call_later", kept)
+    for due_s in (1e9, 70, 60, 50, 65):
+        bench.one(due_s)
+    assert [wait_s for wait_s, _ in timers] == [3600, 70, 60, 50]
+    assert [timer.cancelled() for _, timer in timers] == [True, True, True, False]
+
+
 async def test_a_defect_met_at_one_is_told_and_the_others_are_looked_at(bench: Bench) -> None:
     class Broken(One):
         def look(self, now: float) -> None:
-            super().look(now)
+            self.looks.append(now)
             raise ZeroDivisionError
 
     told: list[dict[str, Any]] = []

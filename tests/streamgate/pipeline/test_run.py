@@ -208,6 +208,21 @@ async def test_shutting_down_between_two_attempts(upstream: RawUpstream) -> None
     bench.nothing_is_held()
 
 
+async def test_shutting_down_in_the_moment_an_attempt_fails_leaves_no_other(upstream: RawUpstream) -> None:
+    bench = Bench(configured(upstream.url, retries={"attempts": 3, "on": ["connect", "reset"]}))
+    upstream.answer_with(None)
+    task = bench.starts()
+    await upstream.next_request()
+    assert bench.client.live is not None
+    bench.client.live.relay.fail(UpstreamReset())
+    bench.kit.registry.end_all()  # before the task has been told
+    await task
+    assert [type(fault) for fault in bench.client.refusals] == [ShuttingDown]
+    assert bench.last.attempts == 1
+    ended(bench, 503, State.REFUSED, Terminal.SHUTDOWN, "shutting_down")
+    bench.close()
+
+
 async def test_shutting_down_in_the_moment_of_the_end_changes_nothing(bench: Bench, upstream: RawUpstream) -> None:
     task = bench.starts()
     arrived = await upstream.next_request()

@@ -8,8 +8,8 @@
 --   workers  how many there should be  channels, subject  where others are told: CHANNELS..worker, "SUBJECT\nTARGET PRESS"
 -- Returns  {granted, target, press, workers alive}
 --   target   what would be fair: max-min over what is wanted; what nobody wants is room for the next requests, in equal parts
---   press    0: no hurry; 1: somebody has no room left, give back what is above the target; 2: more is wanted than there is,
---            give back whatever is not used
+--   press    0: no hurry; 1: somebody has no room left, or more is granted than the limit (a lower one, a return), give back what is
+--            above the target; 2: more is wanted than there is, give back whatever is not used
 --
 -- Safe because granted only rises by what is free, and only falls to what its own worker has promised to keep. A call that
 -- comes after a later one of the same worker changes nothing (`seq`): its caller has stopped waiting for it.
@@ -175,7 +175,7 @@ end
 for _, one in ipairs(all) do
   local press = 0
   if level then press = 2
-  elseif one.granted > one.target and (short > 1 or (short == 1 and who ~= one)) then press = 1 end
+  elseif one.granted > one.target and (others > limit or short > 1 or (short == 1 and who ~= one)) then press = 1 end
   local calls = one ~= caller and (press > one.told_press
     or (press > 0 and one.granted > one.target and one.told_target ~= one.target))
   if one ~= caller and owed(one) > 0 and free > 0 then

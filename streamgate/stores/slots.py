@@ -9,7 +9,8 @@ Together the workers never hold more than the limit while Redis answers and reme
 max(1, limit // workers), never more than limit + (workers - 1) × an equal part:
 
 - Redis away: every worker keeps its grant until that ends (`ttl_s`, 5 s), then goes on with an equal part. What began before is not
-  cut. When Redis is back they join again, and nobody takes more than an equal part until all have.
+  cut. When Redis is back they join again, and nobody takes more than an equal part until all have; one that was frozen may hear old
+  questions first.
 - Redis lost its memory (FLUSHALL, a restart): every worker keeps its grant, and takes at most an equal part until all were heard,
   one heartbeat (ttl_s / 5) later, or one ttl later where one is missing.
 

@@ -141,13 +141,14 @@ async def test_a_frozen_redis_costs_the_deadline_three_times_and_then_nothing(se
         server.url, now=clock.now, deadline_s=SHORT_S, on_change=lambda away, kind: told.append((away, kind))
     ) as store:
         await eventually(lambda: answers(store))
+        late = store.statistics().late
         server.freeze()
         await fail(store, 3)
         assert told == [(True, "Deadline")]
         calls = store.statistics().calls
         await fail(store, 50)
         assert store.statistics().calls == calls
-        assert (store.statistics().refused, store.statistics().breaker, store.statistics().late) == (50, "open", 3)
+        assert (store.statistics().refused, store.statistics().breaker, store.statistics().late) == (50, "open", late + 3)
         clock.advance(1.0)
         await fail(store, 2)  # one that finds out
         assert store.statistics().calls == calls + 1
@@ -200,7 +201,37 @@ async def test_too_many_at_once_are_refused(server: RedisServer) -> None:
             await store.command("PING")
         assert store.statistics().refused == 1
         server.thaw()
-        await asyncio.gather(*asked)
+        await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_the_caller_goes_on_at_the_deadline_and_the_call_goes_on_without_it(server: RedisServer) -> None:
+    async with store_at(server.url, deadline_s=SHORT_S) as store:
+        await eventually(lambda: answers(store))
+        server.freeze()
+        much_longer = asyncio.ensure_future(asyncio.sleep(25 * SHORT_S))
+        with pytest.raises(StoreAway, match="^Deadline$"):
+            await store.command("SET", "a", 1)
+        assert not much_longer.done()
+        server.thaw()
+
+        async def done() -> bool:
+            return bool(await server.ask("GET", "a") == "1")
+
+        await eventually(done)
+
+
+async def test_a_call_is_made_once() -> None:
+    connections = 0
+
+    def slam(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.close()
+
+    async with await asyncio.start_server(slam, HOST, 0) as front:
+        async with store_at(f"redis://{HOST}:{front.sockets[0].getsockname()[1]}") as store:
+            await fail(store)
+            assert connections == 1
 
 
 # --- callers leave -----------------------------------------------------------------------------------------------------
@@ -270,7 +301,8 @@ async def test_a_caller_who_finds_out_and_leaves_does_not_keep_the_breaker_open(
 
 async def test_closing_ends_what_is_under_way_and_leaves_redis(server: RedisServer) -> None:
     async with store_at(server.url) as store:
-        await store.command("PING")
+        await asyncio.gather(*(store.command("PING") for _ in range(3)))
+        assert len((await server.ask("CLIENT", "LIST")).splitlines()) == 4
         server.freeze()
         asked = asyncio.ensure_future(store.command("PING"))
         await asyncio.sleep(0.01)

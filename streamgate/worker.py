@@ -51,6 +51,7 @@ from streamgate.observe.models import ModelsMetrics
 from streamgate.observe.process import process_families
 from streamgate.observe.records import Records
 from streamgate.observe.siblings import Siblings
+from streamgate.observe.spans import Spans
 from streamgate.pipeline.build import Builder, Built
 from streamgate.pipeline.build_models import Around
 from streamgate.pipeline.explaining.asked import Asked
@@ -136,6 +137,10 @@ class Worker:
         self.gateway = Gateway(kit=kit, metrics=self._metrics, records=records, worker=secrets.token_hex(4).encode())
         kit.settle = self.gateway.settle
         self._metrics.extra += [process_families, records.families, self._cells.families, self._gen_ai.families]
+        self._spans = None if telemetry.spans is None else Spans(telemetry.spans)
+        if self._spans is not None:
+            self.gateway.spans = self._spans
+            self._metrics.extra.append(self._spans.families)
         self._siblings = Siblings(post.run_dir, self._metrics.families)
         self._orders = Orders(post.pipe) if post.pipe is not None else None
         self._admin_server: Any = None
@@ -166,6 +171,8 @@ class Worker:
         await self._siblings.open()
         await self._open_admin(app)
         self._tasks.spawn(sweep(self.gateway), name="sweep")
+        if self._spans is not None:
+            self._tasks.spawn(self._spans.run(), name="spans")
         gc.collect()
         gc.freeze()  # what is here now stays; and what comes is mostly freed by itself: look for cycles seldom,
         gc.set_threshold(20_000, 20, 100)  # since a full look at thousands of streams holds all of them up
@@ -247,6 +254,8 @@ class Worker:
         self._kept.retain(())
         await self._shared.close()
         await self._tasks.close()
+        if self._spans is not None:
+            await self._spans.close()
         self.gateway.records.close()
 
     # -- configuration -------------------------------------------------------------------------------------------------
@@ -304,6 +313,7 @@ class Worker:
         self._kept.retain(built.keys)
         self._metrics.retain((*built.route_ids, "_none"), built.service_ids)
         self._cells.retain(built.model_names)
+        self._gen_ai.retain(built.model_names)
 
     def _outcome(self, outcome: Outcome, error: str | None) -> None:
         self._metrics.reloads[outcome.value] += 1

@@ -12,6 +12,7 @@ _FIXED: Final[dict[str, Callable[[Spec], object]]] = {
     "gate.tls": lambda spec: spec.gate.tls is not None,  # another certificate is put in place, but TLS stays on or off
     "gate.tls.client_ca": lambda spec: spec.gate.tls and spec.gate.tls.client_ca,
     "telemetry.records": lambda spec: spec.telemetry.records,
+    "telemetry.spans": lambda spec: spec.telemetry.spans,
 }
 
 

@@ -59,6 +59,7 @@ SENTENCES: Final[dict[str, str]] = {
     "file_name": "must be the name of a file",
     # gate, state, telemetry
     "state_url": "must be memory://, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH",
+    "collector_url": "must be off, or http://HOST or https://HOST of a collector, with an optional :PORT and path",
     "records": "must be stdout, stderr, off or the name of a file",
     # services
     "upstream_url": "must be http://HOST or https://HOST with an optional :PORT",
@@ -74,6 +75,8 @@ SENTENCES: Final[dict[str, str]] = {
     "sticky": "{given} is no part of a request; write header:NAME, cookie:NAME, body:PATH, claim:NAME or prompt",
     "share": 'must be a part such as "5%", above 0 and at most 20%',
     "split_unknown": "no split has the name {name}; there are: {choices}",
+    "price": "{given} is not a price; write money for a million tokens, such as 0.15",
+    "currency": "{given} is not a currency; write its three letters, such as USD",
     "tenant_source": "{given} tells no tenant; write claim:NAME, host or header:NAME",
     # flags
     "flags_flagd": "needs `file` with provider flagd; add the name of a flagd flag file, such as file: flags.json",

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, With
 
 from streamgate.config.section import File, Secret, Section, in_folder, written
 from streamgate.config.sentences import refused
+from streamgate.config.spec_flags import parse_ofrep_url
 from streamgate.config.units import (
     Duration,
     ListenAddress,
@@ -46,6 +47,15 @@ def _records(value: object, info: ValidationInfo) -> Path | str:
     if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
         raise refused("records")
     return str(value) if value in {"stdout", "stderr"} else in_folder(Path(value), info)
+
+
+def _collector(value: object) -> str | None:
+    if value is None or is_off(value):
+        return None
+    try:
+        return parse_ofrep_url(str(value))
+    except ValueError:
+        raise refused("collector_url") from None
 
 
 class Tls(Section):
@@ -142,3 +152,9 @@ class Telemetry(Section):
         WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"const": False}]}),
     ] = "stdout"
     """Where one line of JSON per exchange goes: stdout, stderr, off or a file; stdout as twelve-factor programs do."""
+    spans: Annotated[
+        str | None,
+        PlainValidator(_collector),
+        WithJsonSchema({"anyOf": [{"type": "string", "format": "uri"}, {"type": "null"}, {"const": False}]}),
+    ] = None
+    """http://HOST:PORT of an OpenTelemetry collector (OTLP over HTTP) that one span per exchange goes to; none by default."""

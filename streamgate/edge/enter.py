@@ -20,6 +20,7 @@ from streamgate.exchange import Dialect, Exchange, State, Terminal
 from streamgate.headers import Networks, Peer, client_address, valid_request_id
 from streamgate.observe.metrics import METHODS, Metrics, RouteMetrics
 from streamgate.observe.records import Records, record_of
+from streamgate.observe.spans import Spans
 from streamgate.observe.traces import incoming, outgoing
 from streamgate.pipeline.plan import Plan
 from streamgate.pipeline.upstream import Kit
@@ -64,6 +65,8 @@ class Gateway:
         self.kit = kit
         self.metrics = metrics
         self.records = records
+        self.spans: Spans | None = None
+        """Where spans go, if they go anywhere; traces that begin here are sampled then."""
         self.routes: Routes[Plan] = Routes(())
         self.number = 0
         self.connections: set[Any] = set()
@@ -120,7 +123,7 @@ class Gateway:
     def _trace(self, exchange: Exchange) -> None:
         parents = exchange.named.get(b"traceparent")
         context = incoming(parents, exchange.named.get(b"tracestate", ())) if parents else None
-        sent = outgoing(context, self.kit.clock.token)
+        sent = outgoing(context, self.kit.clock.token, sampled=self.spans is not None)
         exchange.traceparent, exchange.tracestate = sent.traceparent, sent.tracestate
         exchange.trace_id, exchange.span_id = sent.trace_id, sent.span_id
 
@@ -182,6 +185,8 @@ class Gateway:
                 exchange, ts=self._time(), route=route, pattern=pattern, now=now, config=number, drained_bytes=drained_bytes
             )
         )
+        if self.spans is not None:
+            self.spans.add(exchange, route=route, pattern=pattern, now=now, wall=self.kit.clock.wall())
 
     def _time(self) -> str:
         ms = int(self.kit.clock.wall() * 1000)

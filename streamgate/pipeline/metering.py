@@ -132,7 +132,9 @@ class Metering:
             body = self._ask.with_model(name)
             if self._adds:
                 try:
-                    body = with_include_usage(body) or body
+                    asked = with_include_usage(body)
+                    self._adds = asked is not None
+                    body = asked or body
                 except ValueError:  # options that are none: the upstream will say so
                     self._adds = False
             self._name, self._body = name, body
@@ -196,7 +198,7 @@ class Metering:
             routed=prompt.routed or prompt.model,
             answering=usage.model,
             input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
+            output_tokens=usage.billed_output_tokens,
             cached_input_tokens=usage.cached_input_tokens,
             cache_write_tokens=usage.cache_write_tokens,
             estimated=usage.estimated,

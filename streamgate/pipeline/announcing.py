@@ -15,7 +15,7 @@ import msgspec
 from sessions.announcement import announcement
 from sessions.relay import LAST_CHUNK, Framing, Response
 from streamgate.clock import Clock
-from streamgate.errors import Fault, in_band
+from streamgate.errors import Fault, UpstreamFault, in_band
 from streamgate.exchange import Exchange
 from streamgate.pipeline.heads import connection_line, date_line, field_lines
 
@@ -29,6 +29,10 @@ _HEAD: Final = (
     (b"X-Accel-Buffering", b"no"),
 )
 _OK: Final = 200
+
+
+class NoStream(UpstreamFault):
+    """The provider answers with something else than the stream that has been opened for it."""
 
 
 class Announcing:

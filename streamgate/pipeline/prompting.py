@@ -27,6 +27,7 @@ from streamgate.errors import (
 )
 from streamgate.exchange import Exchange
 from streamgate.headers import values
+from streamgate.pipeline.announcing import NoStream
 from streamgate.pipeline.ask import OPERATIONS, Ask, kind_of, sticky_key
 from streamgate.pipeline.connections import Connection
 from streamgate.pipeline.course import Course
@@ -182,6 +183,8 @@ class Prompting(Sending):
         """Seconds until the next attempt after a fault. Raises the fault when there is none."""
         now = self.kit.clock.now()
         outcome = next((word for kind, word in _FAULTS if isinstance(fault, kind)), None)
+        if type(fault) is UpstreamFault:  # the connection was reset in the opening of a stream
+            outcome = "truncated"
         if isinstance(fault, UpstreamFault):
             self._service.pool.picker.observe(endpoint, max(FAILURE_S, now - self._started), now)
         if isinstance(fault, Unreachable):
@@ -223,7 +226,7 @@ class Prompting(Sending):
             raise Again(f"status_{response.status}", 0.0)
         announcing = None if self._turn is None else self._turn.announcing
         if announcing is not None and not announcing.takes(response):
-            raise UpstreamFault("The provider gave no stream", note=f"status {response.status} after an announcement")
+            raise NoStream("The provider gave no stream", note=f"status {response.status} after an announcement")
 
     def in_band(self, words: tuple[object, ...]) -> None:
         """The stream begins with an error of the provider's. Raises Again where another candidate is asked instead."""

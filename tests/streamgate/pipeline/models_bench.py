@@ -37,7 +37,7 @@ from tests.kit.wait import eventually
 
 
 class Chance(SystemClock):
-    """The machine's clock, whose wall breaks when it is told to: a defect in the middle of an answer."""
+    """The machine's clock, whose wall breaks once when it is told to: a defect in the middle of an answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,6 +45,7 @@ class Chance(SystemClock):
 
     def wall(self) -> float:  # type: ignore[override]
         if self.broken:
+            self.broken = False
             raise ZeroDivisionError("hunter2")
         return 1_750_000_000.0
 

@@ -6,6 +6,7 @@ A window is a place where a request can be; an ending is what happens to it ther
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -18,7 +19,7 @@ from tests.kit.around import SetFlags
 from tests.kit.client import RawClient
 from tests.kit.upstream import Arrived, RawUpstream
 from tests.kit.wait import eventually
-from tests.kit.wire import chunk
+from tests.kit.wire import answer, chunk
 from tests.streamgate.pipeline.models_bench import ModelsBench, models_bench
 
 EMBEDDINGS = "/v1/embeddings"
@@ -57,6 +58,11 @@ class Scene:
         self.arrived.append(await upstream.next_request())
         return self.arrived[-1]
 
+    def outcomes(self) -> set[str]:
+        """How those in the window ended; nothing before all have."""
+        records = self.bench.records
+        return {record.state for record in records[-len(self.clients) :]} if len(records) == self.bench.asked else set()
+
     async def goes_on(self) -> None:
         """Everybody answers whatever they are asked from now on, and what has arrived."""
         bench = self.bench
@@ -72,6 +78,10 @@ class Scene:
 async def _answer(one: Arrived, *, begun: bool = False) -> bytes:
     if begun:
         return chunk(token("b")) + chunk(DONE) + b"0\r\n\r\n"
+    body = json.loads(one.request.body)
+    if "input" in body:
+        data = [{"index": at, "embedding": [1.0]} for at, _ in enumerate(body["input"])]
+        return answer(json.dumps({"object": "list", "data": data, "model": "up"}).encode(), 200, [("content-type", "application/json")])
     if b'"stream": true' in one.request.body:
         return stream(ROLE, token("a"), DONE)
     return told("hello")
@@ -161,6 +171,19 @@ async def gathering_in_a_batch(scene: Scene) -> None:
     await eventually(lambda: scene.bench.model.sharing.batches.statistics().waiting)  # type: ignore[union-attr]
 
 
+async def together_in_a_batch(scene: Scene) -> None:
+    await scene.ask(EMBEDDINGS, input="one")
+    await scene.reaches(scene.bench.a)
+    for count, text in enumerate(("two", "three"), 1):
+        await scene.ask(EMBEDDINGS, input=text)
+        await eventually(lambda n=count: scene.bench.model.sharing.batches.statistics().waiting == n)  # type: ignore[union-attr,misc]
+    (one,) = scene.arrived
+    await one.send(told("hello"))
+    await scene.clients.pop(0).answer()
+    await scene.reaches(scene.bench.a)
+    scene.arrived.pop(0)
+
+
 async def in_a_race(scene: Scene) -> None:
     for _ in range(5):
         scene.bench.model.hedging.deposit(scene.bench.clock.now())  # type: ignore[union-attr]
@@ -183,6 +206,7 @@ WINDOWS: list[tuple[Window, dict[str, Any]]] = [
     (riding_a_flight_that_speaks, {"route": {"single_flight": True}}),
     (a_flight_that_waits_for_its_turn, {"route": {"single_flight": True}, **ONE_AT_A_TIME}),
     (gathering_in_a_batch, BATCH),
+    (together_in_a_batch, BATCH),
     (in_a_race, HEDGE),
 ]
 EVERY = pytest.mark.parametrize(("window", "config"), WINDOWS, ids=[window.__name__ for window, _ in WINDOWS])
@@ -208,7 +232,7 @@ async def test_the_client_leaves(window: Window, config: Mapping[str, Any]) -> N
             client.writer.transport.abort()
         for one in scene.arrived:
             await one.wait_closed()
-        await eventually(lambda: {record.state for record in scene.bench.records} == {"client_closed"})
+        await eventually(lambda: scene.outcomes() == {"client_closed"})
 
 
 @EVERY
@@ -216,8 +240,7 @@ async def test_the_gate_shuts_down(window: Window, config: Mapping[str, Any]) ->
     async with scenes(window, config) as scene:
         scene.bench.gateway.kit.registry.draining = True
         assert scene.bench.gateway.kit.registry.end_all() == len(scene.clients)
-        await eventually(lambda: len(scene.bench.records) == len(scene.clients))
-        assert {record.state for record in scene.bench.records} == {"shutdown"}
+        await eventually(lambda: scene.outcomes() == {"shutdown"})
         for one in scene.arrived:
             await one.wait_closed()
         async with asyncio.timeout(5):
@@ -234,8 +257,7 @@ async def test_the_model_is_configured_no_more(window: Window, config: Mapping[s
         if window is reading_the_body:
             await scene.clients[0].send(b"[]}")
         await scene.goes_on()
-        await eventually(lambda: len(scene.bench.records) == len(scene.clients))
-        assert {record.state for record in scene.bench.records} == {"complete"}, scene.bench.records
+        await eventually(lambda: scene.outcomes() == {"complete"})
 
 
 @EVERY
@@ -246,5 +268,42 @@ async def test_the_model_has_other_settings(window: Window, config: Mapping[str,
         if window is reading_the_body:
             await scene.clients[0].send(b"[]}")
         await scene.goes_on()
-        await eventually(lambda: len(scene.bench.records) == len(scene.clients))
-        assert {record.state for record in scene.bench.records} == {"complete"}, scene.bench.records
+        await eventually(lambda: scene.outcomes() == {"complete"})
+
+
+@pytest.mark.parametrize("shuts_down", [False, True])
+async def test_while_a_connection_is_made(*, shuts_down: bool) -> None:
+    """An upstream that takes connections and says nothing: there is no end to the handshake."""
+    async with RawUpstream("deaf") as deaf, models_bench(services={"url": deaf.url.replace("http", "https")}) as bench:
+        client = await bench.sent(messages=[])
+        await deaf.next_connection()
+        assert bench.held()
+        if shuts_down:
+            bench.gateway.kit.registry.end_all()
+            assert (await client.answer()).status == 503
+        client.writer.transport.abort()
+        await eventually(lambda: bench.records)
+
+
+@pytest.mark.parametrize("order", ["granted, then gone", "gone, then granted"])
+async def test_a_turn_that_comes_in_the_moment_in_which_the_client_goes(order: str) -> None:
+    async with models_bench(**ONE_AT_A_TIME) as bench:
+        holder = await bench.sent(messages=[])
+        one = await bench.a.next_request()
+        (first,) = bench.gateway.connections
+        gone = await bench.sent(messages=[])
+        await eventually(lambda: bench.model.line.waiting)
+        (waiting,) = set(bench.gateway.connections) - {first}
+        loop = asyncio.get_running_loop()
+        if order == "granted, then gone":
+            bench.model.line.resize(2)
+            assert bench.model.line.count.held == 2
+            waiting.live.client_gone()
+            waiting.transport.abort()
+        else:
+            waiting.transport.abort()  # tells in the loop's next turn, and cancels the task in it
+            loop.call_soon(bench.model.line.resize, 2)
+        await eventually(lambda: len(bench.records) == 1)
+        assert (bench.model.line.count.held, await gone.closed()) == (1, b"")
+        await one.send(told("x"))
+        assert (await holder.answer()).status == 200

@@ -47,8 +47,8 @@ class Grant:
     """One worker's part of one limit. Pure: `now` is monotonic seconds, and nothing here waits."""
 
     __slots__ = (
-        "_asked", "_kept", "_press", "_target", "_ttl_s", "_until", "_workers", "capacity", "granted", "held", "is_alone", "limit",
-        "live", "want",
+        "_asked", "_kept", "_offered", "_press", "_target", "_ttl_s", "_until", "_workers", "capacity", "granted", "held",
+        "is_alone", "limit", "live", "want",
     )  # fmt: skip
 
     def __init__(self, limit: int, workers: int, now: float, *, ttl_s: float, patience_s: float) -> None:
@@ -72,6 +72,7 @@ class Grant:
         self._press = NO_HURRY
         self._asked = -1
         self._kept = 0
+        self._offered = 0
 
     @property
     def workers(self) -> int:
@@ -87,6 +88,7 @@ class Grant:
         """Note what is held and waiting; True when Redis should hear of it now."""
         self.held = held
         self.want = held + waiting
+        self._offered = 0
         return self.is_due
 
     @property
@@ -96,7 +98,7 @@ class Grant:
             return False
         if self.want >= self.capacity and self._asked < self.want and self._asked <= self._target:
             return True
-        return self._press > NO_HURRY and max(self.held, self._lowered()) < self.granted
+        return self._press > NO_HURRY and max(self.used, self._lowered()) < self.granted
 
     @property
     def is_short(self) -> bool:
@@ -108,6 +110,17 @@ class Grant:
         """Whether somebody waits."""
         return self.want > self.capacity
 
+    @property
+    def used(self) -> int:
+        """What may be held by now: as was told, and who waited then may have taken what was offered since."""
+        return max(self.held, min(self.want, self._offered))
+
+    def _offer(self, capacity: int) -> None:
+        """Change the capacity."""
+        if capacity > self.capacity:
+            self._offered = capacity
+        self.capacity = capacity
+
     def _lowered(self) -> int:
         """The capacity that fairness leaves, as far as it is known."""
         if self._press == GIVE_UNUSED:
@@ -117,10 +130,10 @@ class Grant:
     def ask(self) -> Ask:
         """Lower the capacity to what is to be kept, and return the question."""
         if not self.is_alone:
-            self.capacity = min(self._lowered(), self.limit)
-        self._kept = self.held if self.is_alone else max(self.held, self.capacity)
+            self._offer(min(self._lowered(), self.limit))
+        self._kept = self.used if self.is_alone else max(self.used, self.capacity)
         self._asked = self.want
-        return Ask(held=self.held, keep=self._kept, want=self.want)
+        return Ask(held=self.used, keep=self._kept, want=self.want)
 
     def answered(self, answer: Answer, sent_at: float) -> None:
         """Take what was granted to the question sent at `sent_at`."""
@@ -131,7 +144,7 @@ class Grant:
         self._press = answer.press
         self._until = sent_at + SAFETY * self._ttl_s
         fair = answer.target if answer.press == GIVE_UNUSED else max(answer.target, self.want)
-        self.capacity = min(answer.granted, fair, self.limit)
+        self._offer(min(answer.granted, fair, self.limit))
 
     def heard(self, target: int, press: int) -> None:
         """Take in that the target has changed; a question should follow."""
@@ -150,7 +163,7 @@ class Grant:
         if not self.is_alone and now >= self._until:
             self.is_alone = True
             self.granted = 0
-            self.capacity = self.alone
+            self._offer(self.alone)
 
     def left_s(self, now: float) -> float:
         """Seconds until the grant ends; infinite where there is none."""
@@ -162,4 +175,4 @@ class Grant:
             message = f"limit is {limit}; give a number from 1 up"
             raise ValueError(message)
         self.limit = limit
-        self.capacity = self.alone if self.is_alone else min(self.capacity, limit)
+        self._offer(self.alone if self.is_alone else min(self.capacity, limit))

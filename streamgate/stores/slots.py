@@ -22,7 +22,7 @@ reload on its way), the lowest counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -59,15 +59,18 @@ class Slots(Protocol):
         ...
 
     def demand(self, held: int, waiting: int) -> None:
-        """Tell how many slots are in use and how many requests wait, after every change. Cheap, and never calls back."""
+        """Tell how many slots are in use and how many requests wait, after every change. Cheap, and never calls back.
+
+        Those who were let in by `on_capacity` are a change too; until that is told, all are taken to be in who had room.
+        """
         ...
 
     def resize(self, limit: int) -> None:
         """Change the limit. May call `on_capacity`. Raises ValueError below 1."""
         ...
 
-    async def close(self) -> None:
-        """Give everything back."""
+    def close(self) -> Coroutine[Any, Any, None]:
+        """Give everything back. `on_capacity` is not called from here on, though the giving has to be awaited."""
         ...
 
     def statistics(self) -> SlotsStatistics:
@@ -167,15 +170,21 @@ class SharedSlots:
         if self._task is not None:
             self._say()
 
-    async def close(self) -> None:
-        """Give everything back, what is held too; within the store's deadlines, and without Redis too."""
+    def close(self) -> Coroutine[Any, Any, None]:
+        """Give everything back, what is held too; within the store's deadlines, and without Redis too.
+
+        `on_capacity` is not called from here on, though the giving has to be awaited.
+        """
         self._end.set()
         self._heard = True
         self._wake.set()
         self._news.forget(self._key)
-        if self._task is not None:
-            await asyncio.wait((self._task,))  # not cancelled: a question under way would make an owner of nobody
-            self._task = None
+        return self._leave()
+
+    async def _leave(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            await asyncio.wait((task,))  # not cancelled: a question under way would make an owner of nobody
             try:
                 await self._send(Ask(held=0, keep=0, want=LEAVES))
             except StoreAway:
@@ -246,6 +255,6 @@ class SharedSlots:
         return [int(number) for number in reply]
 
     def _say(self) -> None:
-        if self._said != self._grant.capacity:
+        if self._said != self._grant.capacity and not self._end.is_set():
             self._said = self._grant.capacity
             self._on_capacity(self._said)

@@ -109,10 +109,26 @@ def test_what_is_held_is_never_given_and_what_is_waited_for_is_not_taken_before_
     assert one.capacity == 4
 
 
+def test_who_waited_is_taken_to_hold_what_was_offered_until_it_is_told() -> None:
+    one = joined(granted=4, target=4, waiting=6)
+    one.heard(1, GIVE_UNUSED)
+    assert not one.is_due  # all four may be in use
+    assert one.ask() == Ask(held=4, keep=4, want=6)
+    one.demand(2, 0)
+    assert one.is_due
+    assert one.ask() == Ask(held=2, keep=2, want=2)
+
+
+def test_nobody_is_taken_to_hold_what_nobody_waited_for() -> None:
+    one = joined(granted=4, target=4)
+    one.heard(1, GIVE_UNUSED)
+    assert one.ask() == Ask(held=0, keep=0, want=0)
+
+
 def test_own_demand_goes_before_an_old_target() -> None:
     one = joined(granted=8, target=4)
     assert one.demand(4, 2)
-    assert one.ask() == Ask(held=4, keep=6, want=6)
+    assert one.ask() == Ask(held=6, keep=6, want=6)  # those who wait are let in now
     assert one.capacity == 6
 
 

@@ -317,6 +317,20 @@ async def test_a_grant_is_counted_from_before_the_question(server: RedisServer) 
         await eventually(lambda: one.said == [0, 9, 4, 9])  # it had ended, and was asked for anew
 
 
+async def test_once_it_is_told_to_close_it_says_nothing_more(server: RedisServer) -> None:
+    async with several(server.url, 2) as house:
+        one, other = house.lines
+        await asyncio.gather(*(one.take() for _ in range(4)))
+        one.take()  # it asks for more
+        await asyncio.sleep(0)
+        said = list(one.said)
+        closing = one.slots.close()
+        other.slots.resize(1)
+        one.slots.resize(1)
+        await closing
+        assert one.said == said
+
+
 # --- another limit -------------------------------------------------------------------------------------------------------
 
 

@@ -134,10 +134,26 @@ def test_another_endpoint_of_the_target_goes_before_another_target() -> None:
     way = Way(services={"url": None, "endpoints": [{"url": "http://127.0.0.1:9001"}, {"url": "http://127.0.0.1:9002"}]})
     way.reserves()
     assert way.fails("reset", other_endpoint=True)
+    (first,) = way.tried
+    (second,) = set(way.model.services["a"].keepers) - {first}
+    leases = [second.count.take() for _ in range(5)]  # busy as it is
     assert way.reserves() == "a"
-    first, second = way.tried[0], way.course.endpoint()
-    assert second is not None and second is not first
-    way.reserves()
+    assert way.course.endpoint() is second
+    way.tried.append(second)
+    assert way.reserves() == "a"  # all were tried: once more
+    assert way.course.endpoint() is first
+    assert len(leases) == 5
+
+
+def test_the_same_target_goes_on_though_it_is_anothers_turn() -> None:
+    endpoints = [{"url": "http://127.0.0.1:9001"}, {"url": "http://127.0.0.1:9002"}]
+    bench = unheard(ManualClock(), services={"url": None, "endpoints": endpoints}, splits={"stable": [{"service": "a"}, {"service": "b"}]}, fallback=[])
+    for _ in range(8):
+        way = Way(bench)
+        first = way.reserves()
+        assert way.fails("connect", other_endpoint=True)
+        assert way.reserves() == first
+        way.course.release()
 
 
 def test_but_not_where_a_quota_is_spent() -> None:

@@ -42,7 +42,7 @@ async def test_a_flip_moves_new_requests_and_cuts_no_stream(tmp_path: Path) -> N
         async with RedisServer() as redis, RunningGateway(tmp_path, config(server.url, redis.url)) as gateway:
             client = openai.AsyncOpenAI(
                 api_key="k", base_url=f"{gateway.url}/v1", max_retries=0, timeout=60,
-                default_headers={"x-script": "tokens=60, delay_ms=50"},
+                default_headers={"x-script": "tokens=150, delay_ms=80"},
             )  # fmt: skip
 
             async def whole() -> tuple[str, int]:
@@ -79,7 +79,7 @@ async def test_a_flip_moves_new_requests_and_cuts_no_stream(tmp_path: Path) -> N
             await eventually(all_moved, timeout=10)
             print(f"every worker follows after {time.monotonic() - flipped_at:.2f} s")
             answers = await asyncio.gather(*streams)
-            assert set(answers) == {("scripted", 60)}
+            assert set(answers) == {("scripted", 150)}
             await at_rest(gateway)
             states = await gateway.metrics()
             cut = sum(n for (name, labels), n in states.items() if name == "streamgate_streams_total" and ("state", "complete") not in labels)

@@ -194,7 +194,7 @@ class ModelsBench:
 
 def configured(a: str, b: str, *, route: Mapping[str, Any] | None = None, services: Mapping[str, Any] | None = None, **model: Any) -> dict[str, Any]:
     """The model ``tutor`` at a, b its fallback; ``services`` is laid over both, ``model`` over the model."""
-    timeouts = {"connect": "2s", "first_byte": "5s", "idle": "5s"}
+    timeouts = {"connect": "20s", "first_byte": "30s", "idle": "30s"}  # nothing ends by itself
     return {
         "flags": {"provider": "flagd", "file": "/nowhere/flags.json"},
         "services": [{"id": name, "url": url, "timeouts": timeouts, **(services or {})} for name, url in (("a", a), ("b", b))],

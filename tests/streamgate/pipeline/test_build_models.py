@@ -263,6 +263,6 @@ def test_a_route_leads_to_all_models_with_deadlines_by_service() -> None:
     services[1]["timeouts"] = {"first_byte": "9s"}
     route = works.config["routes"][0] | {"priority": 3, "single_flight": True, "summary": True, "timeouts": {"idle": "11s"}}
     models = models_of(works.built(top={"routes": [route]}))
-    assert {name: (one.first_byte_s, one.idle_s) for name, one in models.limits.items()} == {"a": (5.0, 11.0), "b": (9.0, 11.0)}
+    assert {name: (one.first_byte_s, one.idle_s) for name, one in models.limits.items()} == {"a": (30.0, 11.0), "b": (9.0, 11.0)}
     assert (models.priority, models.single_flight, models.summary, models.created) == (3, True, True, 1_750_000_000)
     assert (models.nobody.id, models.models.names()) == ("", ("tutor",))

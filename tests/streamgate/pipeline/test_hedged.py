@@ -99,6 +99,24 @@ async def test_an_error_is_given_when_the_other_is_lost(bench: ModelsBench, *, s
     assert response.body == (b"y" * 5 + rest if not whole else refusal(503).partition(b"\r\n\r\n")[2])
     assert response.header("x-streamgate-service") == "ab"[second]
     assert counted(bench) == ({"won" if second else "lost": 1}, {"hedge": 1})
+    await eventually(lambda: bench.records)
+    assert bench.records[0].state == "complete"
+
+
+async def test_an_error_that_is_held_is_not_read_on_without_end(bench: ModelsBench) -> None:
+    client, first, second = await both(bench)
+    await first.send(head(503, [("content-length", "10000000")]) + b"x" * 10)
+    transport = first.connection.writer.transport
+    sent = 10
+    while transport.get_write_buffer_size() < 500_000:
+        transport.write(b"x" * 60_000)
+        sent += 60_000
+        assert sent < 9_000_000, "it takes everything"
+        await asyncio.sleep(0)
+    second.reset()
+    transport.write(b"x" * (10_000_000 - sent))
+    response = await client.answer()
+    assert (response.status, len(response.body)) == (503, 10_000_000)
 
 
 def runners_of(bench: ModelsBench) -> list[Any]:
@@ -216,3 +234,6 @@ async def test_no_second_where_there_is_nobody_else() -> None:
         await one.send(told("late"))
         assert (await client.answer()).status == 200
         assert len(bench.a.requests) == 1
+        await eventually(lambda: bench.records)
+        assert bench.records[0].hedged is False
+        assert bench.model.hedging.statistics().calls == 6  # type: ignore[union-attr]

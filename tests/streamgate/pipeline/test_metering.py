@@ -195,6 +195,16 @@ def test_it_is_settled_once_by_the_upstreams_own_numbers() -> None:
     assert counted(meter) == {"tutor input false": 7, "tutor output false": 2}
 
 
+def test_the_first_token_is_timed_where_it_is_waited_for() -> None:
+    for streamed, times in ((True, 1), (False, 0)):
+        meter = Meter(stream=streamed)
+        meter.tap().feed(token("a") + DONE)
+        meter.one.first(1.5)
+        meter.ends()
+        (first,) = (one for one in meter.bench.gen_ai.families() if one.name == "gen_ai_server_time_to_first_token_seconds")
+        assert [(sum(sample.counts or ()), sample.value) for sample in first.samples] == [(times, 1.5 * times)]
+
+
 def test_what_was_cut_off_is_counted_by_what_was_delivered() -> None:
     meter = Meter(stream=True, messages=["x" * 400])
     meter.body()
@@ -285,3 +295,14 @@ def test_who_does_not_count_is_told_all_the_same() -> None:
     prompt = meter.ends()
     assert (prompt.input_tokens, prompt.output_tokens, prompt.cost, prompt.shared) == (7, 2, None, "flight")
     assert counted(meter) == {}
+
+
+@pytest.mark.parametrize(("terminal", "counts"), [(Terminal.COMPLETE, True), (Terminal.CLIENT_CLOSED, False)])
+def test_the_first_to_go_counts_if_he_heard_all_of_it(terminal: Terminal, *, counts: bool) -> None:
+    meter = Meter()
+    meter.one.tally = tally = Tally()
+    for _ in range(2):
+        tally.joins()
+    meter.tap(WHOLE).feed(b'{"model":"up","usage":{"prompt_tokens":7,"completion_tokens":2}}')
+    meter.ends(terminal)
+    assert bool(counted(meter)) is counts

@@ -179,7 +179,8 @@ class ModelsBench:
                 }
                 if sharing.batches is not None:
                     batches = sharing.batches.statistics()
-                    found[f"{name} batches"] = batches.flying + batches.waiting + batches.keys
+                    calls = len(sharing._batching._calls)  # type: ignore[union-attr]  # it has batches
+                    found[f"{name} batches"] = batches.flying + batches.waiting + batches.keys + calls
             found[f"route {number}"] = sum(row.plan.metrics.in_flight.held for row in built.routes.rows())
         return {name: count for name, count in found.items() if count}
 

@@ -165,9 +165,9 @@ def used(count: int) -> bytes:
     return b"data: " + json.dumps({"id": "c", "choices": [], "usage": {"prompt_tokens": 3 * count, "completion_tokens": 2 * count}}).encode() + b"\n\n"
 
 
-async def streaming(bench: ModelsBench) -> tuple[Arrived, list[RawClient]]:
+async def streaming(bench: ModelsBench, **members: Any) -> tuple[Arrived, list[RawClient]]:
     """Two that share a stream, which has begun upstream."""
-    first, clients = await gathered(bench, "a", "bb", "ccc", path=COMPLETIONS, stream=True)
+    first, clients = await gathered(bench, "a", "bb", "ccc", path=COMPLETIONS, stream=True, **members)
     await first.send(STREAM + chunk(text(0, "x")) + chunk(DONE) + b"0\r\n\r\n")
     await clients.pop(0).answer()
     shared = await bench.a.next_request()
@@ -195,6 +195,16 @@ async def test_who_is_done_waits_for_nobody() -> None:
         await shared.send(chunk(text(1, "y", "stop")) + chunk(DONE) + b"0\r\n\r\n")
         assert (await clients[1].answer()).body == text(0, "y", "stop") + DONE
         assert shared.connection.is_open
+
+
+async def test_usage_that_its_members_ask_for_is_theirs_in_parts() -> None:
+    async with models_bench(batch=BATCH, include_usage=False) as bench:
+        shared, clients = await streaming(bench, stream_options={"include_usage": True})
+        events = [text(0, "x", "stop"), text(1, "y", "stop"), used(2), DONE]
+        await shared.send(b"".join(map(chunk, events)) + b"0\r\n\r\n")
+        for client in clients:
+            body = (await client.answer()).body
+            assert b'"completion_tokens":2' in body.replace(b" ", b"") and body.endswith(DONE)
 
 
 async def test_a_stream_that_cannot_be_told_apart_is_an_error_for_whoever_has_had_a_part(bench: ModelsBench) -> None:

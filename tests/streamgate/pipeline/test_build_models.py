@@ -143,6 +143,11 @@ def test_a_model_of_another_name_begins_anew_and_other_hedging_too() -> None:
     before = works.plan(hedge={"after": "2s"})
     after = works.plan(hedge={"after": "3s"})
     assert before.hedging is not after.hedging
+    batches = works.plan(batch={"window": "3ms"}).sharing.batches
+    assert batches is not None
+    assert works.plan(batch={"window": "3ms"}, hedge={"after": "2s"}).sharing.batches is batches
+    assert works.plan(batch={"window": "4ms"}).sharing.batches is not batches
+    assert works.plan().sharing.batches is None
     other = works.built(name="other").models["other"]
     assert other.line is not before.line
     assert works.plan().line is not before.line  # it was gone meanwhile

@@ -150,6 +150,72 @@ async def test_who_repeats_by_itself_gets_fewer_attempts() -> None:
             assert bench.records[-1].attempts == attempts
 
 
+# -- what is learned of targets --------------------------------------------------------------------------------------------
+
+
+def in_a_row(bench: ModelsBench) -> int:
+    return bench.model.cooldowns["a", "up"].statistics().in_a_row
+
+
+async def test_an_answer_ends_what_failures_began(bench: ModelsBench) -> None:
+    bench.b.answer_with(lambda _one: told("x"))
+    bench.a.answer_with(FAILURES["500"])
+    await bench.asks(messages=[])
+    await bench.asks(messages=[])
+    assert in_a_row(bench) == 2
+    bench.a.answer_with(lambda _one: told("x"))
+    await bench.asks(messages=[])
+    assert in_a_row(bench) == 0
+
+
+async def test_an_answer_that_was_the_last_for_a_while_is_believed(bench: ModelsBench) -> None:
+    spent = [("content-type", "application/json"), ("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "20s")]
+    bench.a.answer_with(lambda _one: answer(b"{}", 200, spent))
+    bench.b.answer_with(lambda _one: told("x"))
+    served = [(await bench.asks(messages=[])).header("x-streamgate-service") for _ in range(2)]
+    assert served == ["a", "b"]
+
+
+async def test_an_address_that_cannot_be_reached_is_noted_as_such() -> None:
+    with refused_port() as port:
+        async with models_bench(services={"url": f"http://127.0.0.1:{port}", "balance": "least_rtt"}, fallback=[]) as bench:
+            await bench.asks(messages=[])
+            (endpoint,) = bench.model.services["a"].keepers
+            assert (endpoint.failures, endpoint.ewma_s >= 10.0) == (1, True)
+
+
+async def test_the_deadlines_are_those_of_the_service_that_is_asked() -> None:
+    async def silence(_one: Arrived) -> None:
+        """Nothing at all."""
+
+    async with models_bench(services={"timeouts": {"first_byte": "60ms"}}) as bench:
+        bench.a.answer_with(silence)
+        bench.b.answer_with(lambda _one: told("x"))
+        assert (await bench.asks(messages=[])).header("x-streamgate-service") == "b"
+
+
+async def test_who_goes_on_from_an_answer_is_led_to_who_gave_it(bench: ModelsBench) -> None:
+    models = bench.plan.models
+    assert models is not None
+    models.answers.remember("resp_1", "b up-b", bench.clock.now())
+    bench.b.answer_with(lambda _one: told("x"))
+    response = await bench.asks(path="/v1/responses", input="x", previous_response_id="resp_1")
+    assert response.header("x-streamgate-service") == "b"
+    assert bench.a.requests == []
+
+
+async def test_a_prompt_is_let_go_of_with_the_first_token(bench: ModelsBench) -> None:
+    client = await bench.sent(messages=["x" * 9_000], stream=True)
+    one = await bench.a.next_request()
+    (live,) = bench.live
+    assert live.ask is not None and len(live.ask.body) > 9_000
+    await one.send(STREAM + chunk(token("a")))
+    await client.head()
+    assert (live.ask.body, live._body.replay) == (b"", b"")
+    await one.send(chunk(DONE) + b"0\r\n\r\n")
+    await eventually(lambda: bench.records)
+
+
 # -- who waits for what was given up ---------------------------------------------------------------------------------------
 
 
@@ -239,8 +305,8 @@ async def test_what_goes_wrong_after_an_announcement_is_told_in_the_stream(failu
         bench.a.answer_with(FAILURES[failure])
         await one.send(told("x"))
         response = await task
-        assert (response.status, response.body.count(b'"error"')) == (200, 1)
-        assert b"HTTP/1.1" not in response.body
+        assert (response.status, response.body.count(b'data: {"error"')) == (200, 1)
+        assert b"HTTP/1.1" not in response.body and b"no: " not in response.body
         assert (await held.answer()).status == 200
 
 

@@ -200,9 +200,9 @@ def test_ready_is_who_has_a_healthy_target_with_room_or_none_at_all() -> None:
     plan = bounded(works, splits={"stable": [{"service": "a"}, {"service": "b"}, {"service": "a", "model": "x", "weight": 0}]}, fallback=[])
     ready = plan.ready["stable"]
     assert ready is not None and ready()
-    leases = [endpoint.count.take() for service in plan.services.values() for endpoint in service.keepers]
+    leases = {name: endpoint.count.take() for name, service in plan.services.items() for endpoint in service.keepers}
     assert not ready()
-    leases[1].release()  # type: ignore[union-attr]  # b has room
+    leases["b"].release()  # type: ignore[union-attr]  # it has room
     assert ready()
     plan.cooldowns["b", "tutor"].failed(works.clock.now(), 429, 9.0)
     assert not ready()

@@ -202,6 +202,14 @@ async def test_a_slow_reader_slows_the_winner_down(bench: ModelsBench) -> None:
         got += len(await client.chunk())
 
 
+async def test_who_goes_on_from_an_answer_races_nobody(bench: ModelsBench) -> None:
+    client = await bench.sent(path="/v1/responses", input="x", previous_response_id="resp_1")
+    one = await bench.a.next_request()
+    assert bench.live[0]._seat is None
+    await one.send(told("x"))
+    assert (await client.answer()).status == 200
+
+
 async def test_no_second_where_another_worker_has_all_the_turns(bench: ModelsBench) -> None:
     client = await bench.sent(messages=[])
     one = await bench.a.next_request()

@@ -83,9 +83,10 @@ class _Capacity:
             self.slots.resize(limit)
 
     def retire(self) -> None:
-        """Give a shared part back."""
+        """Give a shared part back. Who waits in the line is served, one by one at least: nobody else will give it any room."""
         if self._end is not None:
             self._end()
+            self._line.resize(max(1, self._line.count.limit))
         self.slots = self._end = None
 
     def demand(self) -> None:

@@ -236,6 +236,22 @@ async def test_the_client_leaves(window: Window, config: Mapping[str, Any]) -> N
 
 
 @EVERY
+@pytest.mark.parametrize("shuts_down", [False, True])
+async def test_the_client_leaves_and_the_rest_is_read(window: Window, config: Mapping[str, Any], *, shuts_down: bool) -> None:
+    """Where there is a rest: before an answer was asked for, it is as if nothing were read on."""
+    route = {**config.get("route", {}), "on_disconnect": "drain"}
+    async with scenes(window, {**config, "route": route}) as scene:
+        for client in scene.clients:
+            client.writer.transport.abort()
+        await eventually(lambda: not scene.bench.gateway.connections)
+        if shuts_down:
+            scene.bench.gateway.kit.registry.end_all()
+        else:
+            await scene.goes_on()
+        await eventually(lambda: scene.outcomes() == {"client_closed"})
+
+
+@EVERY
 async def test_the_gate_shuts_down(window: Window, config: Mapping[str, Any]) -> None:
     async with scenes(window, config) as scene:
         scene.bench.gateway.kit.registry.draining = True

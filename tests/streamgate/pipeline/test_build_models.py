@@ -245,6 +245,15 @@ def test_it_follows_the_configuration_and_is_given_back() -> None:
     assert works.slots[1].is_ended
 
 
+def test_who_waits_at_a_model_that_is_gone_is_served() -> None:
+    works = Works(shares=True)
+    plan = works.plan(queue={"max_in_flight": 2})
+    works.slots[0].tell(0)  # others have it all
+    waiters = [entered(plan), entered(plan)]
+    works.built(name="other")
+    assert [one.waiting for one in waiters if isinstance(one, Waiter)] == [False, True]
+
+
 # -- flags -----------------------------------------------------------------------------------------------------------------
 
 

@@ -105,6 +105,14 @@ async def test_one_that_is_alone_and_reads_slowly_slows_its_call(bench: ModelsBe
         got += len(await client.chunk())
 
 
+async def test_one_that_is_alone_and_lost_holds_up_nobody(bench: ModelsBench) -> None:
+    first, clients = await gathered(bench, "a", "bb")
+    first.reset()
+    assert (await clients[0].answer()).status == 502
+    await (await bench.a.next_request()).send(vectors(["bb"]))
+    assert heard(await clients[1].answer()) == [2]
+
+
 async def test_the_window_ends_for_who_waits_and_for_who_comes_later() -> None:
     async with models_bench(batch={"window": "30ms", "max_items": 8}) as bench:
         first, clients = await gathered(bench, "a", "bb")

@@ -474,7 +474,7 @@ async def test_the_same_key_goes_to_the_same_endpoint(stage: Stage) -> None:
     ]
     places: dict[str, set[int]] = {}
     for way in ways:
-        for number in range(12):
+        for number in range(40):
             options = way(f"user-{number}")
             found = await _asked(stage, "hashed", 2, *options.get("lines", ()), path=options.get("path", "/x"))
             places.setdefault(f"user-{number}", set()).update(found)
